@@ -1,0 +1,60 @@
+"""One form for every message about bad input: argument, got, expected, remedy."""
+
+from typing import Any
+
+import jax
+
+
+def invalid(argument: str, *, got: Any, expected: str, remedy: str) -> ValueError:
+    """The error to raise for an argument of the wrong value, shape or type.
+
+    >>> raise invalid("slope", got=-1.0, expected="a number ≥ 0", remedy="Pass its magnitude.")
+    Traceback (most recent call last):
+    ValueError: slope: got -1.0, expected a number ≥ 0. Pass its magnitude.
+    """
+    return ValueError(f"{argument}: got {got}, expected {expected}. {remedy}")
+
+
+def concrete(value: Any) -> float | None:
+    """The number behind `value`, or None where it is traced, callable or no single number.
+
+    Lets a check apply to constants while traced values (a learning rate under `vmap`) pass.
+
+    >>> concrete(0.5)
+    0.5
+    >>> concrete(lambda step: 0.5) is None
+    True
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, jax.errors.ConcretizationTypeError):
+        return None
+
+
+def require_between(
+    argument: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    remedy: str,
+    low_open: bool = False,
+    high_open: bool = True,
+) -> None:
+    """Raise unless `value` lies in the interval; traced values pass, NaN does not.
+
+    Intervals are closed below and open above unless said otherwise.
+
+    >>> require_between("drop_probability", 0.2, 0.0, 1.0, remedy="")
+    >>> require_between("drop_probability", 1.0, 0.0, 1.0, remedy="Keep some units.")
+    Traceback (most recent call last):
+    ValueError: drop_probability: got 1.0, expected a number in [0, 1). Keep some units.
+    """
+    number = concrete(value)
+    if number is None:
+        return
+    above = number > low if low_open else number >= low
+    below = number < high if high_open else number <= high
+    if not (above and below):
+        interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+        raise invalid(argument, got=value, expected=f"a number in {interval}", remedy=remedy)

@@ -1,0 +1,6 @@
+"""Linear algebra without matrices: operators on pytrees, and the derivatives that are operators."""
+
+from jaxnn.linalg.derivatives import jacobian
+from jaxnn.linalg.operators import LinearOperator
+
+__all__ = ["LinearOperator", "jacobian"]

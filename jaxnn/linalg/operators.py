@@ -1,0 +1,189 @@
+"""A linear map between pytrees, given by what it does to a vector."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
+
+from jaxnn import tree
+from jaxnn.errors import invalid
+from jaxnn.types import Array, ArrayLike, PyTree
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class LinearOperator:
+    """A linear map A from pytrees like `domain` to pytrees like `codomain`.
+
+    `matvec` is v ↦ A v and `rmatvec` is u ↦ Aᵀ u (transposed, not conjugated). `domain` and
+    `codomain` are pytrees of arrays or of `jax.ShapeDtypeStruct`; only their structure is kept.
+
+    `A @ v` applies A, `A @ B` composes, `A.T` transposes; `A + B`, `A - B`, `-A` and `c * A` are
+    linear combinations, and `A.to_dense()` is the matrix in raveled coordinates.
+
+    The operator is a frozen pytree: passed to `jit`, `vmap` or `grad`, it carries the arrays in
+    `matvec` and `rmatvec` along when these are `jax.tree_util.Partial`s, as every operator made by
+    jaxnn is. Any other callable is static: arrays it closes over become constants of the program.
+
+    Errors: a vector or operator whose structure, shapes or dtypes do not fit.
+
+    >>> scales = jnp.array([1.0, 2.0, 3.0])
+    >>> A = LinearOperator(Partial(jnp.multiply, scales), Partial(jnp.multiply, scales),
+    ...                    domain=scales, codomain=scales)
+    >>> (2.0 * A @ A.T) @ jnp.ones(3)
+    Array([ 2.,  8., 18.], dtype=float32)
+    """
+
+    matvec: Callable[[PyTree], PyTree]
+    rmatvec: Callable[[PyTree], PyTree]
+    domain: PyTree
+    codomain: PyTree
+
+    # NumPy scalars on the left must leave `*` to us.
+    __array_ufunc__ = None
+
+    def __init__(
+        self,
+        matvec: Callable[[PyTree], PyTree],
+        rmatvec: Callable[[PyTree], PyTree],
+        domain: PyTree,
+        codomain: PyTree,
+    ):
+        for name, function in (("matvec", matvec), ("rmatvec", rmatvec)):
+            carries_arrays = isinstance(function, Partial)
+            object.__setattr__(self, name, function if carries_arrays else Partial(function))
+        object.__setattr__(self, "domain", _structure(domain))
+        object.__setattr__(self, "codomain", _structure(codomain))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(dimension of the codomain, dimension of the domain): the shape of `to_dense()`."""
+        return tree.size(self.codomain), tree.size(self.domain)
+
+    @property
+    def T(self) -> "LinearOperator":  # noqa: N802
+        """The transpose: ⟨u, A v⟩ = ⟨Aᵀ u, v⟩ for real u, v."""
+        return LinearOperator(self.rmatvec, self.matvec, self.codomain, self.domain)
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, LinearOperator):
+            _require_like("A @ B: codomain of B", other.codomain, self.domain)
+            return LinearOperator(
+                Partial(_compose, self.matvec, other.matvec),
+                Partial(_compose, other.rmatvec, self.rmatvec),
+                other.domain,
+                self.codomain,
+            )
+        _require_like("A @ v: v", other, self.domain)
+        return self.matvec(other)
+
+    def __add__(self, other: "LinearOperator") -> "LinearOperator":
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        _require_like("A + B: domain of B", other.domain, self.domain)
+        _require_like("A + B: codomain of B", other.codomain, self.codomain)
+        return LinearOperator(
+            Partial(_sum, self.matvec, other.matvec),
+            Partial(_sum, self.rmatvec, other.rmatvec),
+            self.domain,
+            self.codomain,
+        )
+
+    def __mul__(self, factor: ArrayLike) -> "LinearOperator":
+        if jnp.ndim(factor) != 0:
+            raise invalid(
+                "c * A: c",
+                got=f"shape {jnp.shape(factor)}",
+                expected="a scalar",
+                remedy="Use A @ v to apply the operator; compose with a diagonal operator to scale "
+                "coordinates one by one.",
+            )
+        return LinearOperator(
+            Partial(_scaled, factor, self.matvec),
+            Partial(_scaled, factor, self.rmatvec),
+            self.domain,
+            self.codomain,
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "LinearOperator":
+        return self * -1.0
+
+    def __sub__(self, other: "LinearOperator") -> "LinearOperator":
+        return self + -other
+
+    def to_dense(self) -> Array:
+        """The matrix of the map, shape (codomain size, domain size), leaves raveled in order.
+
+        Costs as many applications as the smaller dimension, batched into one.
+        """
+        rows, columns = self.shape
+        if rows < columns:
+            return self.T.to_dense().T
+        zero, unravel = ravel_pytree(_zeros(self.domain))
+        basis = jnp.eye(columns, dtype=zero.dtype)
+        return jax.vmap(lambda e: ravel_pytree(self.matvec(unravel(e)))[0], out_axes=1)(basis)
+
+
+def _flatten(operator: LinearOperator) -> tuple[tuple, tuple]:
+    domain = jax.tree.flatten(operator.domain)
+    codomain = jax.tree.flatten(operator.codomain)
+    static = tuple((tuple(leaves), structure) for leaves, structure in (domain, codomain))
+    return (operator.matvec, operator.rmatvec), static
+
+
+def _unflatten(static: tuple, children: tuple) -> LinearOperator:
+    operator = object.__new__(LinearOperator)
+    spaces = (jax.tree.unflatten(structure, leaves) for leaves, structure in static)
+    names = ("matvec", "rmatvec", "domain", "codomain")
+    # No checks: JAX unflattens with placeholders in the place of arrays.
+    for name, value in zip(names, (*children, *spaces), strict=True):
+        object.__setattr__(operator, name, value)
+    return operator
+
+
+jax.tree_util.register_pytree_node(LinearOperator, _flatten, _unflatten)
+
+
+def _compose(outer: Callable, inner: Callable, v: PyTree) -> PyTree:
+    return outer(inner(v))
+
+
+def _sum(first: Callable, second: Callable, v: PyTree) -> PyTree:
+    return tree.add(first(v), second(v))
+
+
+def _scaled(factor: ArrayLike, function: Callable, v: PyTree) -> PyTree:
+    return tree.scale(factor, function(v))
+
+
+def _structure(space: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), space)
+
+
+def _zeros(space: PyTree) -> PyTree:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), space)
+
+
+def _require_like(argument: str, value: PyTree, space: PyTree) -> None:
+    try:
+        same = _structure(value) == space
+    except TypeError:
+        same = False
+    if not same:
+        raise invalid(
+            argument,
+            got=jax.tree.map(_describe, value),
+            expected=f"the structure, shapes and dtypes {jax.tree.map(_describe, space)}",
+            remedy="Build it with jaxnn.tree.random_like, jax.tree.map or astype on a member of "
+            "that space.",
+        )
+
+
+def _describe(leaf: Any) -> str:
+    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    return type(leaf).__name__ if shape is None else f"{dtype}{list(shape)}"

@@ -1,0 +1,179 @@
+"""The activation functions of the texts, elementwise and safe to differentiate anywhere.
+
+Every function maps an array to one of the same shape and dtype. Values and `jax.grad` are finite
+for every finite input, also where the textbook formula overflows. As layers (`nn.relu()`, ...)
+they live in `jaxnn.nn.nonlinearities`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float
+
+from jaxnn.types import Array, ArrayLike
+
+
+def identity(x: Array) -> Array:
+    """φ(x) = x, the linear output head.
+
+    >>> identity(jnp.array(-2.0))
+    Array(-2., dtype=float32, weak_type=True)
+    """
+    return x
+
+
+def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """σ(x) = 1/(1 + e⁻ˣ), with σ' = σ(1 - σ) ≤ 1/4.
+
+    >>> sigmoid(jnp.array([-1e4, 0.0, 1e4]))
+    Array([0. , 0.5, 1. ], dtype=float32)
+    """
+    return jax.nn.sigmoid(x)
+
+
+def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """tanh x = 2σ(2x) - 1, with tanh' = 1 - tanh² ≤ 1.
+
+    >>> tanh(jnp.array([-1e4, 0.0]))
+    Array([-1.,  0.], dtype=float32)
+    """
+    return jnp.tanh(x)
+
+
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(0, x), with derivative 0 at 0.
+
+    >>> relu(jnp.array([-1.0, 2.0])), jax.grad(relu)(0.0)
+    (Array([0., 2.], dtype=float32), Array(0., dtype=float32, weak_type=True))
+    """
+    return jax.nn.relu(x)
+
+
+def leaky_relu(x: Float[Array, "..."], slope: ArrayLike = 0.01) -> Float[Array, "..."]:
+    """x for x > 0, αx otherwise, with derivative α = `slope` at 0.
+
+    With a learned slope this is PReLU (He et al., 2015).
+
+    >>> leaky_relu(jnp.array([-2.0, 2.0]), 0.1)
+    Array([-0.2,  2. ], dtype=float32)
+    """
+    return jnp.where(x > 0, x, jnp.asarray(slope, x.dtype) * x)
+
+
+def abs(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """|x|, with derivative 0 at 0.
+
+    >>> abs(jnp.array([-2.0, 3.0]))
+    Array([2., 3.], dtype=float32)
+    """
+    return jnp.abs(x)
+
+
+def elu(x: Float[Array, "..."], alpha: ArrayLike = 1.0) -> Float[Array, "..."]:
+    """x for x > 0, α(eˣ - 1) otherwise.  Source: Clevert, Unterthiner & Hochreiter (2016).
+
+    >>> elu(jnp.array([-1e4, 2.0]))
+    Array([-1.,  2.], dtype=float32)
+    """
+    return jax.nn.elu(x, jnp.asarray(alpha, x.dtype))
+
+
+def selu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """λ·ELU_α(x), with λ, α such that N(0, 1) is a fixed point of mean and variance.
+
+    Source: Klambauer et al. (2017), equation 14: λ ≈ 1.0507, α ≈ 1.6733.
+
+    >>> selu(jnp.array([0.0, 1.0]))
+    Array([0.      , 1.050701], dtype=float32)
+    """
+    return jax.nn.selu(x)
+
+
+def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """ln(1 + eˣ), whose derivative is σ(x).
+
+    >>> softplus(jnp.array([-1e4, 1e4]))
+    Array([    0., 10000.], dtype=float32)
+    """
+    return jax.nn.softplus(x)
+
+
+def swish(x: Float[Array, "..."], beta: ArrayLike = 1.0) -> Float[Array, "..."]:
+    """x·σ(βx).  Source: Ramachandran, Zoph & Le (2017).
+
+    >>> swish(jnp.array([-1e4, 0.0, 1e4]))
+    Array([   -0.,     0., 10000.], dtype=float32)
+    """
+    return x * jax.nn.sigmoid(jnp.asarray(beta, x.dtype) * x)
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x·Φ(x), where Φ is the standard normal distribution function.
+
+    Source: Hendrycks & Gimpel (2016).
+
+    >>> gelu(jnp.array([-1e4, 1e4]))
+    Array([   -0., 10000.], dtype=float32)
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """½x(1 + tanh(√(2/π)(x + 0.044715x³))), the common approximation of GELU.
+
+    Source: Hendrycks & Gimpel (2016), section 2.
+
+    >>> gelu_tanh(jnp.array([-1e4, 1e4]))
+    Array([   -0., 10000.], dtype=float32)
+    """
+    # tanh(√(2/π)·z) is ±1 to machine precision beyond |x| = 12; the cube must not overflow, since
+    # 0·∞ would make the derivative NaN.
+    z = jnp.clip(x, -12.0, 12.0)
+    return 0.5 * x * (1.0 + jnp.tanh((2.0 / jnp.pi) ** 0.5 * (z + 0.044715 * z**3)))
+
+
+def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """2/√π ∫₀ˣ exp(-t²) dt, the sigmoid with a closed-form infinite-width kernel.
+
+    >>> erf(jnp.array([-1e4, 0.0]))
+    Array([-1.,  0.], dtype=float32)
+    """
+    return lax.erf(x)
+
+
+def sin(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Sine of x in radians.
+
+    >>> sin(jnp.array(0.0))
+    Array(0., dtype=float32, weak_type=True)
+    """
+    return jnp.sin(x)
+
+
+def cos(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Cosine of x in radians.
+
+    >>> cos(jnp.array(0.0))
+    Array(1., dtype=float32, weak_type=True)
+    """
+    return jnp.cos(x)
+
+
+def softmax(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """exp(xᵢ)/Σⱼ exp(xⱼ) along the last axis: a point of the probability simplex.
+
+    >>> softmax(jnp.array([1e4, 1e4]))
+    Array([0.5, 0.5], dtype=float32)
+    """
+    return jax.nn.softmax(x, axis=-1)
+
+
+def threshold(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 for x ≥ 0 and 0 otherwise: the all-or-none neuron. Its derivative is 0 everywhere.
+
+    Source: McCulloch & Pitts (1943).
+
+    >>> threshold(jnp.array([-0.5, 0.0, 0.5]))
+    Array([0., 1., 1.], dtype=float32)
+    """
+    return jnp.where(x >= 0, jnp.ones_like(x), jnp.zeros_like(x))

@@ -1,0 +1,134 @@
+"""Layers made of layers: one after another, side by side, around a shortcut."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.errors import invalid
+from jaxnn.nn import limit
+from jaxnn.nn.layers import Layer, identity
+from jaxnn.nn.limit import Kernel
+from jaxnn.types import Array, Key, Params, Shape
+
+
+def serial(*layers: Layer) -> Layer:
+    """The composition: each layer is applied to what the one before returns.
+
+    Params and stats are tuples with an entry per layer; a key is split among them.
+
+    >>> from jaxnn import nn
+    >>> net = serial(nn.dense(512), nn.relu(), nn.dense(10))
+    >>> params, out_shape = net.init(jax.random.key(0), (784,))
+    >>> net.apply(params, jnp.ones((2, 784))).shape
+    (2, 10)
+    """
+
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        params, shape = [], in_shape
+        for layer_key, layer in zip(_split(key, layers), layers, strict=True):
+            layer_params, shape = layer.init(layer_key, shape)
+            params.append(layer_params)
+        return tuple(params), shape
+
+    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+        for layer, p, k, s in _each("serial", layers, params, key, stats):
+            x = layer.apply(p, x, key=k, stats=s)
+        return x
+
+    def kernel(kernel: Kernel) -> Kernel:
+        for layer in layers:
+            kernel = layer.kernel(kernel)
+        return kernel
+
+    return Layer(init, apply, kernel)
+
+
+def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> Layer:
+    """Branches that read the same input; their outputs are summed, or joined along the last axis.
+
+    Params and stats are tuples with an entry per branch; a key is split among them.
+
+    Errors: no branch, outputs of different shapes (but for the last axis of a concatenation).
+
+    >>> from jaxnn import nn
+    >>> net = parallel(nn.dense(3), nn.dense(4), combine="concatenate")
+    >>> net.init(jax.random.key(0), (2,))[1]
+    (7,)
+    """
+    if not layers:
+        raise invalid(
+            "parallel(*layers)", got="no layer", expected="at least one", remedy="Pass branches."
+        )
+    if combine not in ("sum", "concatenate"):
+        raise invalid(
+            "parallel(combine)",
+            got=repr(combine),
+            expected="'sum' or 'concatenate'",
+            remedy="Combine the outputs of the branches in one of these ways.",
+        )
+    summed = combine == "sum"
+
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        branches = [
+            layer.init(k, in_shape) for k, layer in zip(_split(key, layers), layers, strict=True)
+        ]
+        params, shapes = zip(*branches, strict=True)
+        same = {shape if summed else shape[:-1] for shape in shapes}
+        if len(same) > 1 or (not summed and () in shapes):
+            raise invalid(
+                f"parallel(combine={combine!r}).init: the outputs of the branches",
+                got=f"shapes {list(shapes)}",
+                expected="equal shapes" if summed else "shapes equal but for the last axis",
+                remedy="Give the branches the same number of features, or a shortcut with "
+                "nn.dense of the right size.",
+            )
+        last = shapes[0][-1:] if summed else (sum(shape[-1] for shape in shapes),)
+        return params, (*shapes[0][:-1], *last)
+
+    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+        branches = [
+            layer.apply(p, x, key=k, stats=s)
+            for layer, p, k, s in _each("parallel", layers, params, key, stats)
+        ]
+        return sum(branches[1:], branches[0]) if summed else jnp.concatenate(branches, axis=-1)
+
+    def kernel(kernel: Kernel) -> Kernel:
+        branches = tuple(layer.kernel(kernel) for layer in layers)
+        if summed:
+            return limit.add(kernel, branches, layer="parallel")
+        return limit.concatenate(branches)
+
+    return Layer(init, apply, kernel)
+
+
+def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
+    """layer(x) + shortcut(x), the shortcut being the identity unless given.
+
+    Params are those of `parallel(layer, shortcut)`. Source: He et al. (2016), equation 1.
+
+    >>> from jaxnn import nn
+    >>> net = residual(serial(nn.relu(), nn.dense(3)))
+    >>> net.init(jax.random.key(0), (3,))[1]
+    (3,)
+    """
+    return parallel(layer, identity() if shortcut is None else shortcut)
+
+
+def _split(key: Key, layers: tuple[Layer, ...]) -> list[Key]:
+    return list(jax.random.split(key, len(layers))) if layers else []
+
+
+def _each(
+    name: str, layers: tuple[Layer, ...], params: Params, key: Key | None, stats: Params
+) -> list[tuple]:
+    nothing = [None] * len(layers)
+    if len(params) != len(layers):
+        raise invalid(
+            f"{name}.apply: params",
+            got=f"{len(params)} entries",
+            expected=f"one for each of {len(layers)} layers",
+            remedy="Pass what this network's own init returned.",
+        )
+    keys = nothing if key is None else _split(key, layers)
+    return list(zip(layers, params, keys, nothing if stats is None else stats, strict=True))

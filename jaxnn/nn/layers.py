@@ -1,0 +1,228 @@
+"""A network is a `Layer`: how to draw its parameters, apply it, and take its width to infinity."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.errors import invalid, require_between
+from jaxnn.nn import limit
+from jaxnn.nn.initializers import Initializer, normal, zeros
+from jaxnn.nn.limit import Kernel
+from jaxnn.types import Array, Key, Params, Shape
+
+
+class Layer(NamedTuple):
+    """A network, or a piece of one: three pure functions.
+
+    init    (key, in_shape) -> (params, out_shape); shapes have no batch axis
+    apply   (params, x, *, key=None, stats=None) -> y; batch axis first
+    kernel  Kernel -> Kernel, the limit of infinite width; raises, naming the layer, where there
+            is none
+
+    `key` drives random layers: None is the deterministic network (dropout off). `stats` are the
+    population statistics of normalizing layers; None lets them use the batch's own.
+    """
+
+    init: Callable[[Key, Shape], tuple[Params, Shape]]
+    apply: Callable[..., Array]
+    kernel: Callable[[Kernel], Kernel]
+
+
+Parametrization = Literal["standard", "ntk"]
+
+
+def dense(
+    features: int,
+    *,
+    weight_std: float = math.sqrt(2.0),
+    bias_std: float = 0.0,
+    parametrization: Parametrization = "standard",
+    weight_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
+) -> Layer:
+    """An affine map of the last axis, y = xW + b.
+
+    W is (fan_in, features) and b is (features,), params {"W": W, "b": b}. At initialization
+    W_ij ~ N(0, weight_std²/fan_in) and b_j ~ N(0, bias_std²). "standard" stores them so. "ntk"
+    stores N(0, 1) numbers ω, β and computes y = (weight_std/√fan_in)·xω + bias_std·β; there a bias
+    with bias_std = 0 has no effect, and is left out of the parameters. `weight_init` and
+    `bias_init` replace the stored draws: a limit is then no longer known, and `.kernel` raises.
+
+    Errors: features < 1, a negative standard deviation, an unknown parametrization, an input
+    without a last axis or of a size other than `init` saw.
+
+    Source: Jacot, Gabriel & Hongler (2018), equation 1 for "ntk".
+
+    >>> params, out_shape = dense(3).init(jax.random.key(0), (5,))
+    >>> out_shape, dense(3).apply(params, jnp.ones((2, 5))).shape
+    ((3,), (2, 3))
+    """
+    if features < 1:
+        raise invalid(
+            "dense(features)",
+            got=features,
+            expected="an integer ≥ 1",
+            remedy="It is the number of outputs.",
+        )
+    if parametrization not in ("standard", "ntk"):
+        raise invalid(
+            "dense(parametrization)",
+            got=repr(parametrization),
+            expected="'standard' or 'ntk'",
+            remedy="'ntk' keeps the tangent kernel finite as the width grows.",
+        )
+    for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
+        require_between(
+            f"dense({name})", std, 0.0, math.inf, remedy="It is a standard deviation."
+        )
+    scaled = parametrization == "ntk"
+    with_bias = not scaled or bias_std != 0.0 or bias_init is not None
+
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        require_in_shape("dense", in_shape, min_rank=1)
+        fan_in = in_shape[-1]
+        weight_key, bias_key = jax.random.split(key)
+        draw_weight = weight_init or normal(1.0 if scaled else weight_std / math.sqrt(fan_in))
+        params = {"W": draw_weight(weight_key, (fan_in, features), _float())}
+        if with_bias:
+            std = 1.0 if scaled else bias_std
+            draw_bias = bias_init or (normal(std) if std else zeros())
+            params["b"] = draw_bias(bias_key, (features,), _float())
+        return params, (*in_shape[:-1], features)
+
+    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+        weight = params["W"]
+        fan_in = weight.shape[0]
+        if jnp.ndim(x) < 2 or x.shape[-1] != fan_in:
+            raise invalid(
+                "dense.apply: x",
+                got=f"shape {jnp.shape(x)}",
+                expected=f"(N, ..., {fan_in}), batch axis first",
+                remedy="Use the in_shape of init, nn.flatten() before dense, or x[None] for one "
+                "example.",
+            )
+        y = x @ weight
+        if scaled:
+            y = weight_std / math.sqrt(fan_in) * y
+        if "b" in params:
+            # Not by promotion of ranks: (features,) against (N, ..., features).
+            bias = jnp.broadcast_to(params["b"], y.shape)
+            y = y + (bias_std * bias if scaled else bias)
+        return y
+
+    def kernel(kernel: Kernel) -> Kernel:
+        return limit.affine(kernel, features, weight_std, bias_std, parametrization)
+
+    if weight_init is not None or bias_init is not None:
+        kernel = limit.no_limit(
+            "dense with weight_init or bias_init",
+            remedy="Leave both None and choose weight_std and bias_std.",
+        )
+    return Layer(init, apply, kernel)
+
+
+def flatten() -> Layer:
+    """All axes but the batch's become one, in C order.
+
+    >>> flatten().apply((), jnp.ones((2, 8, 8))).shape
+    (2, 64)
+    """
+    return stateless(
+        "flatten",
+        lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])),
+        lambda kernel: kernel,
+        out_shape=lambda in_shape: (math.prod(in_shape),),
+    )
+
+
+def identity() -> Layer:
+    """y = x.
+
+    >>> identity().apply((), jnp.ones((2, 3))).shape
+    (2, 3)
+    """
+    return stateless("identity", lambda x: x, lambda kernel: kernel)
+
+
+def dropout(drop_probability: float) -> Layer:
+    """Units are set to 0 with probability p and the rest divided by 1 - p; off when key is None.
+
+    The division keeps E[y] = x, so that the deterministic network needs no test-time scaling
+    (the text's S0.40 lacks it). `.kernel` is that of the deterministic network: the identity.
+
+    Errors: drop_probability outside [0, 1).
+
+    Source: Srivastava et al. (2014), section 4, in the inverted form.
+
+    >>> half = dropout(0.5)
+    >>> half.apply((), jnp.ones((1, 3)))
+    Array([[1., 1., 1.]], dtype=float32)
+    >>> set(half.apply((), jnp.ones((1, 30)), key=jax.random.key(0)).ravel().tolist())
+    {0.0, 2.0}
+    """
+    require_between(
+        "dropout(drop_probability)",
+        drop_probability,
+        0.0,
+        1.0,
+        remedy="It is the share of units set to zero, not of those kept.",
+    )
+    keep_probability = 1.0 - drop_probability
+
+    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+        if key is None:
+            return x
+        kept = jax.random.bernoulli(key, keep_probability, x.shape)
+        return jnp.where(kept, x / keep_probability, jnp.zeros_like(x))
+
+    base = identity()
+    return base._replace(apply=apply)
+
+
+def stateless(
+    name: str,
+    function: Callable[[Array], Array],
+    kernel: Callable[[Kernel], Kernel],
+    *,
+    out_shape: Callable[[Shape], Shape] = lambda in_shape: in_shape,
+) -> Layer:
+    """The layer of a function without parameters; its params are ().
+
+    >>> stateless("double", lambda x: 2 * x, lambda k: k).apply((), jnp.ones((1, 2)))
+    Array([[2., 2.]], dtype=float32)
+    """
+
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        require_in_shape(name, in_shape, min_rank=0)
+        return (), out_shape(tuple(in_shape))
+
+    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+        return function(x)
+
+    return Layer(init, apply, kernel)
+
+
+def require_in_shape(layer: str, in_shape: Shape, *, min_rank: int) -> None:
+    """Raise unless `in_shape` is a tuple of at least `min_rank` sizes ≥ 1.
+
+    >>> require_in_shape("dense", (784,), min_rank=1)
+    """
+    fits = (
+        isinstance(in_shape, tuple)
+        and len(in_shape) >= min_rank
+        and all(isinstance(n, int) and n >= 1 for n in in_shape)
+    )
+    if not fits:
+        raise invalid(
+            f"{layer}.init: in_shape",
+            got=repr(in_shape),
+            expected=f"a tuple of at least {min_rank} sizes ≥ 1, without the batch axis",
+            remedy="For data x pass x.shape[1:].",
+        )
+
+
+def _float() -> jnp.dtype:
+    return jnp.zeros(()).dtype

@@ -1,0 +1,136 @@
+"""Pytrees as a vector space: what optimizers, Krylov methods and kernels need of one.
+
+A pytree of arrays is a vector whose coordinates are the entries of all its leaves. The functions
+keep the structure and dtype of every leaf; leaves may be scalars, and trees may be empty.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.errors import invalid
+from jaxnn.types import Array, ArrayLike, Key, PyTree
+
+
+def add(x: PyTree, y: PyTree) -> PyTree:
+    """x + y, in the dtypes of `x`.
+
+    >>> add({"a": jnp.ones(2)}, {"a": jnp.ones(2)})
+    {'a': Array([2., 2.], dtype=float32)}
+    """
+    return jax.tree.map(lambda a, b: a + jnp.asarray(b, jnp.result_type(a)), x, y)
+
+
+def sub(x: PyTree, y: PyTree) -> PyTree:
+    """x - y, in the dtypes of `x`.
+
+    >>> sub({"a": jnp.ones(2)}, {"a": jnp.ones(2)})
+    {'a': Array([0., 0.], dtype=float32)}
+    """
+    return jax.tree.map(lambda a, b: a - jnp.asarray(b, jnp.result_type(a)), x, y)
+
+
+def scale(a: ArrayLike, x: PyTree) -> PyTree:
+    """a·x for a scalar a.
+
+    >>> scale(2.0, (jnp.ones(2),))
+    (Array([2., 2.], dtype=float32),)
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(a, jnp.result_type(leaf)) * leaf, x)
+
+
+def axpy(a: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
+    """a·x + y, in the dtypes of `y`.
+
+    >>> axpy(2.0, (jnp.ones(2),), (jnp.ones(2),))
+    (Array([3., 3.], dtype=float32),)
+    """
+    return add(y, scale(a, x))
+
+
+def dot(x: PyTree, y: PyTree) -> Array:
+    """⟨x, y⟩ = Σ conj(xᵢ) yᵢ over all coordinates of all leaves.
+
+    >>> dot({"a": jnp.ones(3), "b": 2.0}, {"a": jnp.ones(3), "b": 0.5})
+    Array(4., dtype=float32)
+    """
+    products = jax.tree.leaves(jax.tree.map(jnp.vdot, x, y))
+    return sum(products[1:], start=products[0]) if products else jnp.zeros(())
+
+
+def norm(x: PyTree) -> Array:
+    """‖x‖₂ = √⟨x, x⟩.
+
+    >>> norm((jnp.array([3.0]), jnp.array(4.0)))
+    Array(5., dtype=float32)
+    """
+    return jnp.sqrt(jnp.real(dot(x, x)))
+
+
+def size(x: PyTree) -> int:
+    """The dimension: how many coordinates all leaves have together.
+
+    >>> size({"W": jnp.ones((10, 64)), "b": jnp.ones(64)})
+    704
+    """
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
+
+
+def all_finite(x: PyTree) -> Array:
+    """Whether no coordinate is NaN or infinite.
+
+    >>> bool(all_finite((jnp.ones(2), jnp.inf)))
+    False
+    """
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)], bool))
+
+
+def random_like(
+    key: Key, x: PyTree, sampler: Callable[..., Array] = jax.random.normal
+) -> PyTree:
+    """A random tree of the shapes and dtypes of `x`; every leaf has its own key.
+
+    `sampler` is called as `sampler(key, shape, dtype)`: `jax.random.normal`,
+    `jax.random.rademacher`, ...
+
+    >>> random_like(jax.random.key(0), {"a": jnp.ones(2)}, jax.random.rademacher)["a"].dtype
+    dtype('float32')
+    """
+    leaves, structure = jax.tree.flatten(x)
+    keys = jax.random.split(key, len(leaves)) if leaves else []
+    draws = [
+        sampler(k, jnp.shape(leaf), jnp.result_type(leaf))
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, draws)
+
+
+def require_differentiable(argument: str, x: Any) -> None:
+    """Raise unless every leaf is an array of real floating-point numbers.
+
+    >>> require_differentiable("params", {"W": jnp.ones(2), "count": 3})
+    Traceback (most recent call last):
+    ValueError: params['count']: got dtype int32, expected real floating point. ...
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        where = argument + jax.tree_util.keystr(path)
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            raise invalid(
+                where,
+                got=f"a leaf of type {type(leaf).__name__}",
+                expected="an array of real floating point",
+                remedy="Close over what is not a parameter, or move it to another argument.",
+            ) from None
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise invalid(
+                where,
+                got=f"dtype {dtype}",
+                expected="real floating point",
+                remedy="Derivatives need real numbers: close over integers and keys, convert the "
+                "leaf with astype(float), or hold a complex leaf as its real and imaginary parts.",
+            )

@@ -1,0 +1,37 @@
+"""Every test runs with type-checked signatures, strict promotion and warnings as errors."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxnn", "beartype.beartype")
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Runs the test in both precisions; float64 means that JAX's default float is float64."""
+    with jax.enable_x64(request.param == "float64"):
+        yield jnp.dtype(request.param)
+
+
+@pytest.fixture
+def float64():
+    """Runs the test with float64 as JAX's default float."""
+    with jax.enable_x64(True):
+        yield jnp.dtype("float64")
+
+
+@pytest.fixture
+def standard_promotion():
+    """For oracles that rely on JAX's usual promotion rules (optax, flax, haiku)."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
