@@ -1,0 +1,265 @@
+"""Blocks of a kernel, for a tile of examples against another: what is kept of each, how they meet.
+
+Every method is a pair of functions. `prepare` turns a batch into what is needed of it, arrays with
+the batch in front; `meet` turns two of those into the block of the kernel between them.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn import tree
+from jaxnn.errors import invalid
+from jaxnn.kernels import contractions
+from jaxnn.kernels.contractions import Outputs
+from jaxnn.kernels.cost import Choice
+from jaxnn.kernels.structure import Factors, Structure, factors, parts
+from jaxnn.types import Apply, Array, Params, PyTree
+
+Block: TypeAlias = dict[Hashable, Array]
+"""By label of a group of parameters: (N1, N2) for "mean", else with one or two axes of size O."""
+
+
+class Method(NamedTuple):
+    """A way to compute blocks.
+
+    prepare  x (N, *in) -> arrays with N in front
+    meet     (prepared (N1), prepared (N2), whether they are the same) -> the block
+    """
+
+    prepare: Callable[[Array], PyTree]
+    meet: Callable[[PyTree, PyTree, bool], Block]
+
+
+class Problem(NamedTuple):
+    """A network as a function of the leaves of its parameters and one example.
+
+    flat     (*leaves, example) -> [all outputs as one vector]
+    leaves   the parameters; paths their names; weights the metric (None: 1); labels their groups
+    outputs  shapes and dtypes of the outputs of one example, a pytree
+    """
+
+    flat: Callable[..., list[Array]]
+    leaves: tuple[Array, ...]
+    paths: tuple[str, ...]
+    weights: tuple[Array | None, ...]
+    labels: tuple[Hashable, ...]
+    outputs: PyTree
+
+    @property
+    def groups(self) -> tuple[Hashable, ...]:
+        """The distinct labels, in the order of the parameters."""
+        return tuple(dict.fromkeys(self.labels))
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers f returns for an example."""
+        return tree.size(self.outputs)
+
+
+def problem(
+    f: Apply,
+    params: Params,
+    x: Array,
+    metric: PyTree | None = None,
+    groups: Callable[[str], Hashable] | None = None,
+) -> Problem:
+    """Read f, and check that it returns one output per example.
+
+    Errors: an output without the batch axis in front, or not real floating point; a metric whose
+    structure or shapes do not fit the parameters.
+
+    >>> found = problem(lambda w, x: x @ w, jnp.ones((2, 3)), jnp.ones((4, 2)))
+    >>> found.num_outputs, found.flat(jnp.ones((2, 3)), jnp.ones(2))
+    (3, [Array([2., 2., 2.], dtype=float32)])
+    """
+    y = jax.eval_shape(f, params, x)
+    for leaf in jax.tree.leaves(y):
+        if leaf.ndim < 1 or leaf.shape[0] != x.shape[0]:
+            raise invalid(
+                "f(params, x1)",
+                got=f"shape {leaf.shape} for {x.shape[0]} examples",
+                expected=f"({x.shape[0]}, *out), batch axis first",
+                remedy="Return one output per example; wrap f if its batch axis lies elsewhere.",
+            )
+    tree.require_differentiable("f(params, x1)", y)
+    with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
+    paths = tuple(jax.tree_util.keystr(path) for path, _ in with_paths)
+
+    def flat(*arguments: Array) -> list[Array]:
+        *leaves, example = arguments
+        out = f(jax.tree.unflatten(structure, leaves), example[None])
+        return [jnp.concatenate([leaf[0].ravel() for leaf in jax.tree.leaves(out)])]
+
+    return Problem(
+        flat,
+        tuple(jnp.asarray(leaf) for _, leaf in with_paths),
+        paths,
+        _weights(metric, params),
+        tuple(None if groups is None else groups(path) for path in paths),
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), y),
+    )
+
+
+def factored(
+    task: Problem, structure: Structure, choices: Sequence[Choice], outputs: Outputs
+) -> Method:
+    """Contract the factors of the gradients, term by term, each in the way chosen for it."""
+
+    def prepare(x: Array) -> tuple[Factors, Array]:
+        # The empty array keeps the number of examples where no parameter is used.
+        return factors(structure, task.leaves, x), jnp.zeros((x.shape[0], 0))
+
+    def meet(
+        prepared1: tuple[Factors, Array], prepared2: tuple[Factors, Array], same: bool
+    ) -> Block:
+        (first, count1), (second, count2) = prepared1, prepared2
+        block: Block = {}
+        arrays = zip(structure.terms, choices, first.terms, second.terms, strict=True)
+        for term, choice, a, b in arrays:
+            left = parts(term, a)
+            right = left if same else parts(term, b)
+            part = contractions.contract(left, right, term.shape, outputs, choice.how)
+            leaf = min(term.leaves)
+            weight = task.weights[leaf]
+            _accumulate(block, task.labels[leaf], part if weight is None else weight * part)
+        for leaf, a, b in zip(structure.direct, first.direct, second.direct, strict=True):
+            weight = task.weights[leaf]
+            left = a if weight is None else _weighted(a, weight, task.leaves[leaf])
+            _accumulate(block, task.labels[leaf], contractions.inner(left, b, outputs))
+        o = task.num_outputs
+        kept = {"mean": (), "diagonal": (o,), "full": (o, o)}[outputs]
+        dtype = jax.tree.leaves(task.outputs)[0].dtype
+        zero = jnp.zeros((count1.shape[0], count2.shape[0], *kept), dtype)
+        divisor = o if outputs == "mean" else 1
+        return {label: block.get(label, zero) / divisor for label in task.groups}
+
+    return Method(prepare, meet)
+
+
+def vector_products(task: Problem, outputs: Outputs) -> Method:
+    """Form the gradients of one example of the second batch, and push them through the first."""
+
+    def meet(first: Array, second: Array, same: bool) -> Block:
+        def push(direction: tuple[Array, ...]) -> Array:
+            def along(example: Array) -> Array:
+                f = lambda *leaves: task.flat(*leaves, example)[0]
+                return jax.jvp(f, task.leaves, direction)[1]
+
+            return jax.vmap(along)(first)
+
+        def against_one(example: Array) -> Block:
+            f = lambda *leaves: task.flat(*leaves, example)[0]
+            y, pull_back = jax.vjp(f, *task.leaves)
+            weighed = lambda unit: _weighed(task, pull_back(unit))
+            gradients = jax.vmap(weighed)(jnp.eye(y.size, dtype=y.dtype))
+            return {
+                label: _reduced(jax.vmap(push, out_axes=2)(_only(task, gradients, label)), outputs)
+                for label in task.groups
+            }
+
+        return jax.tree.map(lambda b: jnp.moveaxis(b, 0, 1), jax.lax.map(against_one, second))
+
+    return Method(lambda x: x, meet)
+
+
+def _weighed(task: Problem, gradient: Sequence[Array]) -> tuple[Array, ...]:
+    pairs = zip(gradient, task.weights, strict=True)
+    return tuple(g if weight is None else weight * g for g, weight in pairs)
+
+
+def _only(task: Problem, gradients: tuple[Array, ...], label: Hashable) -> tuple[Array, ...]:
+    pairs = zip(gradients, task.labels, strict=True)
+    return tuple(g if its == label else jnp.zeros_like(g) for g, its in pairs)
+
+
+def _reduced(block: Array, outputs: Outputs) -> Array:
+    """(..., O, O) -> what is asked for of the last two axes."""
+    if outputs == "full":
+        return block
+    diagonal = jnp.diagonal(block, axis1=-2, axis2=-1)
+    return diagonal.mean(axis=-1) if outputs == "mean" else diagonal
+
+
+def of_coupled(
+    f: Apply, params: Params, task: Problem, x1: Array, x2: Array, outputs: Outputs
+) -> Block:
+    """The whole kernel of a function that couples examples: a pull back and a push per output.
+
+    Every pass goes through the whole batch, since any example's output may depend on all.
+    """
+
+    def vector(leaves: Sequence[Array], x: Array) -> Array:
+        y = f(jax.tree.unflatten(jax.tree.structure(params), leaves), x)
+        flat = [leaf.reshape(x.shape[0], -1) for leaf in jax.tree.leaves(y)]
+        return jnp.concatenate(flat, axis=1)
+
+    leaves = list(task.leaves)
+    y2, pull_back = jax.vjp(lambda leaves: vector(leaves, x2), leaves)
+
+    def against_one(number: Array) -> Block:
+        unit = jnp.zeros(y2.size, y2.dtype).at[number].set(1).reshape(y2.shape)
+        (gradient,) = pull_back(unit)
+        weighed = _weighed(task, gradient)
+        return {
+            label: jax.jvp(
+                lambda leaves: vector(leaves, x1), (leaves,), (list(_only(task, weighed, label)),)
+            )[1]
+            for label in task.groups
+        }
+
+    rows = jax.lax.map(against_one, jnp.arange(y2.size))
+    shape = (*y2.shape, x1.shape[0], y2.shape[1])
+    return jax.tree.map(
+        lambda r: _reduced(r.reshape(shape).transpose(2, 0, 3, 1), outputs), rows
+    )
+
+
+def _accumulate(block: Block, label: Hashable, part: Array) -> None:
+    if label not in block:
+        block[label] = part
+        return
+    dtype = max(block[label].dtype, part.dtype, key=lambda d: d.itemsize)
+    block[label] = block[label].astype(dtype) + part.astype(dtype)
+
+
+def _weighted(gradients: Array, weight: Array, leaf: Array) -> Array:
+    flat = jnp.broadcast_to(weight, leaf.shape).reshape(-1)
+    return gradients * jnp.broadcast_to(flat, gradients.shape)
+
+
+def _weights(metric: PyTree | None, params: Params) -> tuple[Array | None, ...]:
+    leaves, structure = jax.tree.flatten(params)
+    if metric is None:
+        return (None,) * len(leaves)
+    if jax.tree.structure(metric) != structure:
+        raise invalid(
+            "metric",
+            got=str(jax.tree.structure(metric)),
+            expected=f"the structure of params, {structure}",
+            remedy="Give one scalar or array per parameter: jax.tree.map over params builds it.",
+        )
+    weights = []
+    for (path, leaf), weight in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(metric), strict=True
+    ):
+        shape = jnp.shape(leaf)
+        if not _broadcasts(weight, shape):
+            raise invalid(
+                f"metric{jax.tree_util.keystr(path)}",
+                got=f"shape {jnp.shape(weight)}",
+                expected=f"a scalar or an array that broadcasts to {shape}",
+                remedy="Its entries weigh those of the parameter.",
+            )
+        weight = jnp.asarray(weight, jnp.result_type(leaf))
+        weights.append(weight if weight.ndim == 0 else jnp.broadcast_to(weight, shape))
+    return tuple(weights)
+
+
+def _broadcasts(weight: Any, shape: tuple[int, ...]) -> bool:
+    try:
+        return jnp.broadcast_shapes(jnp.shape(weight), shape) == shape
+    except ValueError:
+        return False

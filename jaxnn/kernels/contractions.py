@@ -1,0 +1,166 @@
+"""Kernel blocks from factored gradients, in three ways that differ only in cost.
+
+A parameter's gradient in example n for output o is Σ over parts of Σ_t row_{n,t} ⊗ column_{n,o,t},
+a stack of B matrices (C, K). The block of the kernel is its inner product over (B, C, K):
+
+    gram       Σ_{t,s} (row_nt · row_ms)(column_not · column_mps): no gradient is formed
+    explicit   both gradients are formed and multiplied: one large matrix product
+    one-sided  the gradients of the second batch are formed, the factors of the first applied
+"""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxnn.types import Array
+
+Contraction: TypeAlias = Literal["gram", "explicit", "one-sided"]
+Outputs: TypeAlias = Literal["mean", "full", "diagonal"]
+
+
+class Part(NamedTuple):
+    """One kind of factors of a gradient; a parameter has one, or a few if it is shared.
+
+    row     (N, B, T, C), or the numbers (N, B, T) of the rows that are looked up, < 0 for none
+    column  (N, O, B, T, K)
+
+    If `transposed`, column is (N, O, B, T, C) and row (N, B, T, K): the weight is used as Wᵀ.
+    """
+
+    row: Array
+    column: Array
+    looks_up: bool = False
+    transposed: bool = False
+
+
+Parts: TypeAlias = tuple[Part, ...]
+
+
+def contract(
+    first: Parts, second: Parts, shape: tuple[int, int, int], outputs: Outputs, how: Contraction
+) -> Array:
+    """The block (N1, N2, *outputs) of one parameter; `shape` is (B, C, K).
+
+    outputs: "full" -> (N1, N2, O, O); "diagonal" -> (N1, N2, O); "mean" -> (N1, N2), a sum over
+    the outputs that the caller divides by O.
+    """
+    if how == "gram":
+        return sum(_gram(a, b, outputs) for a in first for b in second)
+    right = gradient(second, shape)
+    if how == "one-sided":
+        return sum(_one_sided(a, right, outputs) for a in first)
+    left = right if second is first else gradient(first, shape)
+    return inner(left, right, outputs)
+
+
+def inner(
+    left: Float[Array, "N1 O ..."], right: Float[Array, "N2 O ..."], outputs: Outputs
+) -> Array:
+    """The block of explicit gradients: their inner products over all but the leading two axes.
+
+    >>> inner(jnp.ones((2, 3, 4)), jnp.ones((5, 3, 4)), "full").shape
+    (2, 5, 3, 3)
+    """
+    left, right = (g.reshape(*g.shape[:2], -1) for g in (left, right))
+    a, b, out = _letters(outputs)
+    return jnp.einsum(f"n{a}x,m{b}x->nm{out}", left, right)
+
+
+def gradient(parts: Parts, shape: tuple[int, int, int]) -> Float[Array, "N O B C K"]:
+    """The gradients themselves, Σ_t row ⊗ column."""
+    return sum(_outer(part, shape) for part in parts)
+
+
+def _outer(part: Part, shape: tuple[int, int, int]) -> Array:
+    if part.looks_up:
+        return _scattered(part, shape)
+    if part.transposed:
+        return jnp.einsum("nobtc,nbtk->nobck", part.column, part.row)
+    return jnp.einsum("nbtc,nobtk->nobck", part.row, part.column)
+
+
+def _scattered(part: Part, shape: tuple[int, int, int]) -> Array:
+    blocks, rows, columns = shape
+    absent = jnp.where(part.row < 0, rows, part.row)
+
+    def block(numbers: Array, columns_at: Array) -> Array:  # (T,), (O, T, K)
+        zeros = jnp.zeros((columns_at.shape[0], rows, columns), columns_at.dtype)
+        return zeros.at[:, numbers].add(columns_at, mode="drop")
+
+    over_blocks = jax.vmap(block, in_axes=(0, 1), out_axes=1)
+    return jax.vmap(over_blocks)(absent, part.column)
+
+
+def _gram(first: Part, second: Part, outputs: Outputs) -> Array:
+    a, b, out = _letters(outputs)
+    if first.transposed == second.transposed:
+        rows = _row_products(first, second)
+        columns = jnp.einsum(f"n{a}btk,m{b}bsk->nm{out}bts", first.column, second.column)
+        return _sum_of_products(rows, columns, "nmbts", f"nm{out}bts", out)
+    if first.transposed:
+        second_row = _dense_row(second, first.column.dtype, first.column.shape[-1])
+        left = jnp.einsum(f"n{a}btc,mbsc->nm{a}bts", first.column, second_row)
+        right = jnp.einsum(f"nbtk,m{b}bsk->nm{b}bts", first.row, second.column)
+    else:
+        first_row = _dense_row(first, first.column.dtype, second.column.shape[-1])
+        left = jnp.einsum(f"nbtc,m{b}bsc->nm{b}bts", first_row, second.column)
+        right = jnp.einsum(f"n{a}btk,mbsk->nm{a}bts", first.column, second.row)
+        a, b = b, a
+    return _sum_of_products(left, right, f"nm{a}bts", f"nm{b}bts", out)
+
+
+def _sum_of_products(left: Array, right: Array, a: str, b: str, out: str) -> Array:
+    return jnp.einsum(f"{a},{b}->nm{out}", left, right)
+
+
+def _row_products(first: Part, second: Part) -> Array:
+    if first.looks_up and second.looks_up:
+        numbers = first.row[:, None, :, :, None]
+        equal = (numbers == second.row[None, :, :, None, :]) & (numbers >= 0)
+        return equal.astype(first.column.dtype)
+    if first.looks_up:
+        return _looked_up(first.row, second.row)
+    if second.looks_up:
+        swapped = _looked_up(second.row, first.row)
+        return swapped.transpose(1, 0, 2, 4, 3)
+    return jnp.einsum("nbtc,mbsc->nmbts", first.row, second.row)
+
+
+def _looked_up(numbers: Array, rows: Array) -> Array:
+    """onehot(numbers) · rows: (N, B, T), (M, B, S, C) -> (N, M, B, T, S)."""
+
+    def pair(numbers: Array, rows: Array) -> Array:  # (T,), (S, C)
+        found = jnp.take(rows, numbers, axis=1, mode="clip").T
+        return jnp.where((numbers >= 0)[:, None], found, jnp.zeros_like(found))
+
+    blocks = jax.vmap(pair)
+    return jax.vmap(jax.vmap(blocks, (None, 0)), (0, None))(numbers, rows)
+
+
+def _dense_row(part: Part, dtype: jnp.dtype, rows: int) -> Array:
+    return jax.nn.one_hot(part.row, rows, dtype=dtype) if part.looks_up else part.row
+
+
+def _one_sided(part: Part, right: Array, outputs: Outputs) -> Array:
+    a, b, out = _letters(outputs)
+    if part.looks_up:
+        rows = jnp.maximum(part.row, 0)
+
+        def pick(numbers: Array, valid: Array) -> Array:  # (B, T) -> (M, O, B, T, K)
+            per_block = jax.vmap(lambda m, n: jnp.take(m, n, axis=2), (2, 0), 2)
+            found = per_block(right, numbers)
+            return jnp.where(valid[None, None, :, :, None], found, jnp.zeros_like(found))
+
+        applied = jax.vmap(pick)(rows, part.row >= 0)
+    elif part.transposed:
+        applied = jnp.einsum("nbtk,mpbck->nmpbtc", part.row, right)
+    else:
+        applied = jnp.einsum("nbtc,mpbck->nmpbtk", part.row, right)
+    return jnp.einsum(f"n{a}btk,nm{b}btk->nm{out}", part.column, applied)
+
+
+def _letters(outputs: Outputs) -> tuple[str, str, str]:
+    """Names of the output axis in the first and the second argument, and in the result."""
+    return {"full": ("o", "p", "op"), "diagonal": ("o", "o", "o"), "mean": ("o", "o", "")}[outputs]

@@ -1,0 +1,208 @@
+"""The structure of a network's gradients: which parameters have factors, and how to get them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.kernels.contractions import Part, Parts
+from jaxnn.kernels.cost import GradientShape, PartShape
+from jaxnn.kernels.program import Program, Taps, run, trace, zero_taps
+from jaxnn.kernels.taps import Path, Site, fold, leaf_uses
+from jaxnn.kernels.views import leaf_views
+from jaxnn.types import Array
+
+
+class Member(NamedTuple):
+    """One product among those that a term is made of."""
+
+    path: Path
+    site: Site
+    loops: tuple[str, ...]
+    scale: Any
+    transposed: bool
+
+
+class Term(NamedTuple):
+    """Parameter entries that are multiplied as one matrix, everywhere that is done.
+
+    leaves   positions of the parameters
+    shape    (B, C, K) of the matrix
+    members  the products, all with the same entries (or their transpose)
+    """
+
+    leaves: frozenset[int]
+    shape: tuple[int, int, int]
+    members: tuple[Member, ...]
+
+
+class Structure(NamedTuple):
+    """What `analysis` finds in a program.
+
+    terms   have factored gradients; distinct terms share no parameter entry
+    direct  positions of the parameters whose gradients are formed explicitly
+    """
+
+    program: Program
+    terms: tuple[Term, ...]
+    direct: tuple[int, ...]
+
+
+class Factors(NamedTuple):
+    """The gradients of a batch: factors for every term, arrays (N, O, size) for direct ones."""
+
+    terms: tuple[tuple[tuple[Array, Array], ...], ...]
+    direct: tuple[Array, ...]
+
+
+def analysis(
+    f: Callable[..., Sequence[Array]],
+    leaves: Sequence[Any],
+    example: Any,
+    *,
+    formed: frozenset[int] = frozenset(),
+    apart: bool = False,
+) -> Structure:
+    """Find the factored gradients of f(*leaves, example), a list of one flat output.
+
+    The gradients of the leaves in `formed` are formed in any case; so are those of leaves that
+    are joined into one matrix, if `apart` asks for every leaf's contribution by itself.
+
+    >>> def f(w, b, x): return [jnp.tanh(x @ (2.0 * w).T) + b]
+    >>> found = analysis(f, [jnp.ones((3, 2)), jnp.ones(3)], jnp.ones(2))
+    >>> found.terms[0].shape, found.direct
+    ((1, 2, 3), (1,))
+    """
+    program = trace(f, leaves, [example])
+    views = dict(zip(program.inputs, leaf_views(list(leaves)), strict=False))
+    found, untapped = leaf_uses(program, views)
+    direct = untapped | formed
+    while True:
+        terms: list[Term] = []
+        indices: list[np.ndarray] = []
+        conflict: frozenset[int] = frozenset()
+        for path, use in found.items():
+            if use.leaves & direct or (apart and len(use.leaves) > 1):
+                conflict |= use.leaves - direct
+                continue
+            assert use.view is not None
+            conflict |= _place(terms, indices, path, use)
+        if not conflict:
+            break
+        direct |= conflict
+    return Structure(program, tuple(terms), tuple(sorted(direct)))
+
+
+def _place(terms: list[Term], indices: list[np.ndarray], path: Path, use: Any) -> frozenset[int]:
+    """Add a use to the term of the same entries, or make one; leaves in conflict are returned."""
+    index, scale = use.view
+    for number, term in enumerate(terms):
+        if not term.leaves & use.leaves:
+            continue
+        same = np.array_equal(index, indices[number])
+        if same or np.array_equal(index.swapaxes(1, 2), indices[number]):
+            member = Member(path, use.site, use.loops, scale, not same)
+            leaves = term.leaves | use.leaves
+            terms[number] = term._replace(leaves=leaves, members=(*term.members, member))
+            return frozenset()
+        if np.intersect1d(index, indices[number]).size:
+            return term.leaves | use.leaves
+    member = Member(path, use.site, use.loops, scale, False)
+    terms.append(Term(use.leaves, index.shape, (member,)))
+    indices.append(index)
+    return frozenset()
+
+
+def gradient_shapes(structure: Structure, factors: Factors) -> tuple[GradientShape, ...]:
+    """The shape of every term, from the (abstract) factors of a batch."""
+    shapes = []
+    for term, arrays in zip(structure.terms, factors.terms, strict=True):
+        parts = tuple(
+            PartShape(row.shape[2], looks_up, transposed)
+            for (row, _), (looks_up, transposed) in zip(arrays, _kinds(term), strict=True)
+        )
+        shapes.append(GradientShape(*term.shape, parts))
+    return tuple(shapes)
+
+
+def parts(term: Term, arrays: tuple[tuple[Array, Array], ...]) -> Parts:
+    """The factors of a term as the parts that `contractions` works on."""
+    return tuple(
+        Part(row, column, looks_up, transposed)
+        for (row, column), (looks_up, transposed) in zip(arrays, _kinds(term), strict=True)
+    )
+
+
+def factors(structure: Structure, leaves: Sequence[Array], x: Array) -> Factors:
+    """The factors of the gradients of all outputs in all examples: one batched backward pass."""
+    return jax.vmap(lambda example: _factors_of_one(structure, leaves, example))(x)
+
+
+def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: Array) -> Factors:
+    program = structure.program
+    tapped: Taps = {}
+    for term in structure.terms:
+        for member in term.members:
+            _insert(tapped, member.path)
+
+    def outputs(taps: Taps, direct: tuple[Array, ...]) -> tuple[Array, Taps]:
+        arguments = [*leaves, example]
+        for position, leaf in zip(structure.direct, direct, strict=True):
+            arguments[position] = leaf
+        (y,), operands = run(program, arguments, taps)
+        return y, operands
+
+    taps, direct = zero_taps(program, tapped), tuple(leaves[i] for i in structure.direct)
+    y, pull_back, operands = jax.vjp(outputs, taps, direct, has_aux=True)
+    cotangents, gradients = jax.vmap(pull_back)(jnp.eye(y.size, dtype=y.dtype))
+    return Factors(
+        tuple(_term_factors(term, leaves, operands, cotangents) for term in structure.terms),
+        tuple(g.reshape(y.size, -1) for g in gradients),
+    )
+
+
+def _term_factors(
+    term: Term, leaves: Sequence[Array], operands: Taps, cotangents: Taps
+) -> tuple[tuple[Array, Array], ...]:
+    dtype = max((leaves[i].dtype for i in term.leaves), key=lambda d: d.itemsize)
+    rows: dict[tuple[bool, bool], list[Array]] = {kind: [] for kind in _kinds(term)}
+    columns: dict[tuple[bool, bool], list[Array]] = {kind: [] for kind in _kinds(term)}
+    for member in term.members:
+        row_of, column_of = member.site.row, member.site.column
+        for _ in member.loops:
+            row_of, column_of = jax.vmap(row_of), jax.vmap(column_of)
+        row = fold(row_of(_at(operands, member.path)), member.loops)
+        cotangent = _at(cotangents, member.path)
+        column = jax.vmap(lambda g, of=column_of, m=member: fold(of(g), m.loops))(cotangent)
+        kind = _kind(member)
+        rows[kind].append(row if kind[0] else row.astype(dtype))
+        scale = jnp.asarray(member.scale, dtype)
+        columns[kind].append(column.astype(dtype) * scale)
+    return tuple(
+        (jnp.concatenate(rows[kind], axis=1), jnp.concatenate(columns[kind], axis=2))
+        for kind in rows
+    )
+
+
+def _kind(member: Member) -> tuple[bool, bool]:
+    return member.site.kind == "look-up", member.transposed
+
+
+def _kinds(term: Term) -> tuple[tuple[bool, bool], ...]:
+    return tuple(dict.fromkeys(_kind(member) for member in term.members))
+
+
+def _insert(tapped: Taps, path: Path) -> None:
+    first, *rest = path
+    if rest:
+        _insert(tapped.setdefault(first, {}), tuple(rest))
+    else:
+        tapped[first] = None
+
+
+def _at(taps: Taps, path: Path) -> Any:
+    for number in path:
+        taps = taps[number]
+    return taps

@@ -1,0 +1,87 @@
+"""Kernels in tiles: what does not fit in memory at once is computed block after block."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.kernels.blocks import Block, Method
+from jaxnn.types import Array, PyTree
+
+
+
+def tile_size(n: int, fits: Callable[[int], bool]) -> int:
+    """The largest n, n/2, n/4, ... (rounded up) that fits, at least 1.
+
+    >>> tile_size(100, lambda t: t * t <= 1000)
+    25
+    """
+    size = n
+    while size > 1 and not fits(size):
+        size = -(-size // 2)
+    return size
+
+
+def starts(n: int, tile: int) -> np.ndarray:
+    """Where tiles of one size begin that cover 0..n; the last overlaps the one before it.
+
+    >>> starts(10, 4)
+    array([0, 4, 6])
+    """
+    return np.minimum(np.arange(0, n, tile), n - tile)
+
+
+def tiled(method: Method, x1: Array, x2: Array | None, tile: int, *, keep: bool) -> Block:
+    """The kernel between x1 and x2 (None: x1), in blocks of tile × tile examples.
+
+    If `keep`, the whole batches are prepared beforehand, else the tiles of every pair anew. A
+    symmetric kernel is computed for tiles on and above the diagonal. One tile is no loop at all.
+    """
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    if tile >= max(n1, n2):
+        first = method.prepare(x1)
+        second = first if x2 is None else method.prepare(x2)
+        return method.meet(first, second, x2 is None)
+    t1, t2 = min(tile, n1), min(tile, n2)
+    rows, columns = starts(n1, t1), starts(n2, t2)
+    pairs = np.array([(i, j) for i in rows for j in columns if x2 is not None or j >= i])
+    if keep:
+        kept1 = jax.lax.map(method.prepare, _cut(x1, rows, t1))
+        kept2 = kept1 if x2 is None else jax.lax.map(method.prepare, _cut(x2, columns, t2))
+        of1 = lambda i: _pick(kept1, jnp.searchsorted(jnp.asarray(rows, i.dtype), i))
+        of2 = lambda j: _pick(kept2, jnp.searchsorted(jnp.asarray(columns, j.dtype), j))
+    else:
+        of1 = lambda i: method.prepare(jax.lax.dynamic_slice_in_dim(x1, i, t1))
+        other = x1 if x2 is None else x2
+        of2 = lambda j: method.prepare(jax.lax.dynamic_slice_in_dim(other, j, t2))
+
+    def step(result: Block, pair: Array) -> tuple[Block, None]:
+        i, j = pair
+        block = method.meet(of1(i), of2(j), False)
+        result = jax.tree.map(lambda r, b: _put(r, b, i, j), result, block)
+        if x2 is None:
+            result = jax.tree.map(lambda r, b: _put(r, _transposed(b), j, i), result, block)
+        return result, None
+
+    shapes = jax.eval_shape(lambda i: method.meet(of1(i), of2(i), False), jnp.int32(0))
+    empty = jax.tree.map(lambda s: jnp.zeros((n1, n2, *s.shape[2:]), s.dtype), shapes)
+    return jax.lax.scan(step, empty, jnp.asarray(pairs, jnp.int32))[0]
+
+
+def _cut(x: Array, at: np.ndarray, size: int) -> Array:
+    return x[(at[:, None] + np.arange(size)[None, :])]
+
+
+def _pick(kept: PyTree, number: Array) -> PyTree:
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, number, keepdims=False), kept)
+
+
+def _put(result: Array, block: Array, i: Array, j: Array) -> Array:
+    origin = jnp.zeros((), i.dtype)
+    return jax.lax.dynamic_update_slice(result, block, (i, j, *[origin] * (result.ndim - 2)))
+
+
+def _transposed(block: Array) -> Array:
+    swapped = jnp.swapaxes(block, 0, 1)
+    return jnp.swapaxes(swapped, 2, 3) if block.ndim == 4 else swapped
