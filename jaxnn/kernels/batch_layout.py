@@ -147,7 +147,7 @@ def rows(state: State, axis: int, start: int, stop: int) -> State:
     period = state.period(axis)
     if start % period == 0 and stop % period == 0:
         return state
-    if len(state.places) > 1:
+    if len(state.places) != 1:
         return UNKNOWN
     _, stride, size = state.places[0]
     low, high = start // stride, -(-stop // stride)
