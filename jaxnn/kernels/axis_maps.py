@@ -6,7 +6,7 @@ that a batch on this axis cannot be followed. Axes not named stay.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 from jax.extend.core import JaxprEqn
 
@@ -21,7 +21,7 @@ def shape_of(atom: Any) -> Shape:
     return getattr(atom.aval, "shape", ())
 
 
-def _fate(axes: Iterable[int], fate: Lost) -> dict[int, int | Lost]:
+def _fate(axes: Iterable[SupportsIndex], fate: Lost) -> dict[int, int | Lost]:
     return {int(k): fate for k in axes}
 
 
@@ -51,8 +51,9 @@ def _removed(parameter: str) -> Rule:
 
     def axes(eqn: JaxprEqn) -> list[Axes]:
         named = _fate(eqn.params[parameter], COUPLED)
-        kept = [k for k in range(len(shape_of(eqn.invars[0]))) if k not in named]
-        return [named | {k: i for i, k in enumerate(kept)} for _ in eqn.invars]
+        ndims = [len(shape_of(operand)) for operand in eqn.invars]
+        kept = [[k for k in range(n) if k not in named] for n in ndims]
+        return [named | {k: i for i, k in enumerate(axes)} for axes in kept]
 
     return axes
 
@@ -65,6 +66,14 @@ def _last(*counts: int) -> Rule:
         return [_fate(range(n - c, n), COUPLED) for n, c in zip(ndims, counts, strict=True)]
 
     return axes
+
+
+def _collective(eqn: JaxprEqn) -> list[Axes]:
+    # Under vmap, the name of an axis has become its number.
+    axes = eqn.params["axes"]
+    if any(isinstance(axis, str) for axis in axes):
+        return [_fate(range(len(shape_of(operand))), UNKNOWN) for operand in eqn.invars]
+    return _removed("axes")(eqn)
 
 
 def _fft(eqn: JaxprEqn) -> list[Axes]:
@@ -177,6 +186,7 @@ AXES = _table(
         "reduce_xor",
         _removed("axes"),
     ),
+    ("pmax pmin psum", _collective),
     ("reduce squeeze", _removed("dimensions")),
     ("cumlogsumexp cummax cummin cumprod cumsum top_k", _along("axis")),
     ("approx_top_k", _along("reduction_dimension")),

@@ -68,9 +68,10 @@ def _settled(eqn: JaxprEqn, shape: Shape, state: State) -> State:
     if 0 in shape:
         return None
     state = state if fits(state, shape) else UNKNOWN
-    if isinstance(state, Lost) and not state.where:
-        line = summarize(eqn.source_info)
-        return state._replace(where=" at ".join(filter(None, [eqn.primitive.name, line])))
+    if isinstance(state, Lost) and " at " not in state.where:
+        # What JAX's own functions are made of has no line: that of the call is found on the way out.
+        where, line = state.where or eqn.primitive.name, summarize(eqn.source_info)
+        return state._replace(where=f"{where} at {line}" if line else where)
     return state
 
 
@@ -78,9 +79,10 @@ def _settled(eqn: JaxprEqn, shape: Shape, state: State) -> State:
 
 
 def _reshape(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    if eqn.params.get("dimensions") is not None:
-        return [UNKNOWN]
-    return [reshaped(states[0], shape_of(eqn.invars[0]), eqn.params["new_sizes"])]
+    shape = shape_of(eqn.invars[0])
+    order = eqn.params["dimensions"] or range(len(shape))
+    state = moved(states[0], {k: i for i, k in enumerate(order)})
+    return [reshaped(state, tuple(shape[k] for k in order), eqn.params["new_sizes"])]
 
 
 def _slice(eqn: JaxprEqn, states: list[State]) -> list[State]:
@@ -88,22 +90,22 @@ def _slice(eqn: JaxprEqn, states: list[State]) -> list[State]:
     steps = eqn.params["strides"] or (1,) * len(starts)
     state: State = moved(states[0], {k: UNKNOWN for k, step in enumerate(steps) if step != 1})
     for axis, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        state = rows(state, axis, start, stop)
+        state = rows(state, axis, int(start), int(stop))
     return [state]
 
 
 def _split(eqn: JaxprEqn, states: list[State]) -> list[State]:
     bounds = accumulate(map(int, eqn.params["sizes"]), initial=0)
-    return [rows(states[0], eqn.params["axis"], a, b) for a, b in pairwise(bounds)]
+    return [rows(states[0], int(eqn.params["axis"]), a, b) for a, b in pairwise(bounds)]
 
 
 def _concatenate(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     return [joined(states, [shape_of(operand)[axis] for operand in eqn.invars], axis)]
 
 
 def _stack(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     beyond = {k: k + 1 for k in range(axis, len(shape_of(eqn.invars[0])))}
     return [joined([moved(s, beyond) for s in states], [1] * len(states), axis)]
 

@@ -111,8 +111,9 @@ def moved(state: State, axes: Axes) -> State:
     lost = [t for t in targets if isinstance(t, Lost)]
     if lost:
         return worst(lost)
-    now = zip(state.places, targets, strict=True)
-    return placed(state.first, [p._replace(axis=k) for p, k in now if isinstance(k, int)])
+    now = [int(t) for t in targets if not isinstance(t, Lost)]
+    pairs = zip(state.places, now, strict=True)
+    return placed(state.first, [p._replace(axis=axis) for p, axis in pairs])
 
 
 def reshaped(state: State, old: Shape, new: Shape) -> State:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.kernels.empirical import ntk
@@ -74,8 +74,8 @@ def effective_rank(kernel: Float[Array, "N N"]) -> Float[Array, ""]:
 def ntk_trajectory(
     f: Apply,
     trajectory: Params,
-    x1: Float[Array, "N1 *in"],
-    x2: Float[Array, "N2 *in"] | None = None,
+    x1: Shaped[Array, "N1 *in"],
+    x2: Shaped[Array, "N2 *in"] | None = None,
     **options: Any,
 ) -> PyTree:
     """The tangent kernel at every point of a trajectory: `ntk` with a leading axis of times.

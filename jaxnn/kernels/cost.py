@@ -97,7 +97,7 @@ def contraction_costs(
     }
 
 
-def choose(costs: dict[Contraction, Cost], max_bytes: float = math.inf) -> Choice:
+def choose(costs: dict[Contraction, Cost], max_bytes: int | float = math.inf) -> Choice:
     """The cheapest contraction among those whose intermediates fit, or the smallest of all.
 
     >>> choose({"gram": Cost(1e6, 100), "explicit": Cost(1e9, 100), "one-sided": Cost(1e8, 1)}).how

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn import linalg, tree
 from jaxnn.errors import invalid
@@ -25,8 +25,8 @@ DEFAULT_MAX_BYTES = 2**32
 def nngp(
     f: Apply,
     params: Params,
-    x1: Float[Array, "N1 *in"],
-    x2: Float[Array, "N2 *in"] | None = None,
+    x1: Shaped[Array, "N1 *in"],
+    x2: Shaped[Array, "N2 *in"] | None = None,
 ) -> Float[Array, "N1 N2"]:
     """The kernel of the outputs themselves, K = (1/O) Σ_a f_a(x₁) f_a(x₂) over the O outputs.
 
@@ -47,8 +47,8 @@ def nngp(
 def ntk(
     f: Apply,
     params: Params,
-    x1: Float[Array, "N1 *in"],
-    x2: Float[Array, "N2 *in"] | None = None,
+    x1: Shaped[Array, "N1 *in"],
+    x2: Shaped[Array, "N2 *in"] | None = None,
     *,
     outputs: Outputs = "mean",
     method: Method = "auto",
@@ -137,8 +137,8 @@ def plan(
 def ntk_operator(
     f: Apply,
     params: Params,
-    x1: Float[Array, "N1 *in"],
-    x2: Float[Array, "N2 *in"] | None = None,
+    x1: Shaped[Array, "N1 *in"],
+    x2: Shaped[Array, "N2 *in"] | None = None,
 ) -> linalg.LinearOperator:
     """The full kernel as an operator, v ↦ Θ v, for the cost of one vjp and one jvp of the batch.
 

@@ -142,7 +142,8 @@ class _Sizes:
         ]
         block = 3 * n1 * n2 * self.kept() * self.itemsize
         prepared = (n1 + n2) * self.prepared_bytes
-        return max(n1, n2) * self.passing_bytes + prepared + block + max(smallest, default=0)
+        working = max(n1, n2) * self.passing_bytes + prepared + block
+        return float(working + max(smallest, default=0))
 
     def passing_cost(self) -> float:
         """Flops of the backward passes for all outputs."""
@@ -157,7 +158,7 @@ class _Sizes:
 
 
 def _decided(
-    task: Problem, structure: Structure, sizes: _Sizes, tile: int, max_bytes: float
+    task: Problem, structure: Structure, sizes: _Sizes, tile: int, max_bytes: int
 ) -> tuple[tuple[Row, ...], tuple[Choice, ...]]:
     n1, n2 = min(tile, sizes.n1), min(tile, sizes.n2)
     tiles = math.ceil(sizes.n1 / n1) * math.ceil(sizes.n2 / n2)
@@ -218,7 +219,7 @@ def _flops(primitive: Any, params: dict[str, Any], inputs: list[Any], output: An
     return times * inner if inner else float(np.prod(output.shape))
 
 
-def _varying_bytes(program: Program) -> float:
+def _varying_bytes(program: Program) -> int:
     own = sum(
         math.prod(aval.shape) * aval.dtype.itemsize
         for aval, varying in zip(program.avals, program.varying, strict=True)

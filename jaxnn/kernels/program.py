@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive
 from jax.extend.core.primitives import closed_call_p, jit_p, remat_p, scan_p
@@ -172,10 +173,7 @@ def _inline(
         if called is not None and any(program.sources[i] for i in inputs):
             outputs = _inline(program, called.jaxpr, called.consts, inputs)
         elif all(i in program.constants for i in inputs):
-            values = bind(
-                Equation(eqn.primitive, eqn.params, inputs, ()),
-                [program.constants[i] for i in inputs],
-            )
+            values = _evaluated(eqn, [program.constants[i] for i in inputs])
             outputs = [
                 _constant(program, v.aval, value)
                 for v, value in zip(eqn.outvars, values, strict=True)
@@ -184,6 +182,27 @@ def _inline(
             outputs = _append(program, eqn, inputs)
         numbers.update(zip(eqn.outvars, outputs, strict=True))
     return [number(atom) for atom in jaxpr.outvars]
+
+
+def _evaluated(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
+    equation = Equation(eqn.primitive, eqn.params, (), ())
+    if not all(is_concrete(value) for value in inputs):
+        return bind(equation, inputs)
+    with jax.ensure_compile_time_eval():  # numbers also while a caller is being traced
+        return bind(equation, inputs)
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether an array's entries can be read: it is not traced, and no key.
+
+    >>> is_concrete(jnp.ones(2)), jax.eval_shape(lambda x: jnp.ones(int(is_concrete(x))), 1.0).shape
+    (True, (0,))
+    """
+    try:
+        np.asarray(value)
+    except (TypeError, jax.errors.TracerArrayConversionError):
+        return False
+    return True
 
 
 def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:

@@ -122,7 +122,7 @@ def _injective(seen: View | None) -> bool:
         return False
     if seen.index.min() == CONSTANT:
         return False
-    return np.bincount(seen.index.ravel() - seen.index.min()).max() == 1
+    return bool(np.bincount(seen.index.ravel() - seen.index.min()).max() == 1)
 
 
 def _uses_in_scan(

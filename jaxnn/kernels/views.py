@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.extend.core import primitives as p
 
 from jaxnn.errors import concrete
-from jaxnn.kernels.program import Equation, Program, bind
+from jaxnn.kernels.program import Equation, Program, bind, is_concrete
 
 CONSTANT = -1
 """The number of an entry that is no parameter."""
@@ -87,8 +87,11 @@ def _moved(program: Program, equation: Equation, of: Callable[[int], View]) -> V
     operands, scales = [], []
     for position, number in enumerate(equation.inputs):
         if position not in positions:
-            operands.append(program.constants[number])
-        elif number in program.constants:
+            where = program.constants.get(number)
+            if where is None or not is_concrete(where):
+                raise NotAViewError
+            operands.append(where)
+        elif program.constants.get(number) is not None:
             operands.append(np.full(program.avals[number].shape, CONSTANT, np.int32))
         else:
             operand = of(number)
@@ -101,7 +104,7 @@ def _moved(program: Program, equation: Equation, of: Callable[[int], View]) -> V
         params["fill_value"] = CONSTANT
     with jax.ensure_compile_time_eval():
         (index, *_) = bind(equation._replace(params=params), [jnp.asarray(o) for o in operands])
-    return View(index, scales[0])
+    return View(np.asarray(index), scales[0])
 
 
 def _converted(program: Program, equation: Equation, of: Callable[[int], View]) -> View:
