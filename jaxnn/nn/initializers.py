@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxnn.errors import require_between
-from jaxnn.types import Array
+from jaxnn.types import Array, Key, Shape
 
 Initializer: TypeAlias = Callable[..., Array]
 
@@ -33,7 +35,10 @@ def normal(std: float = 1.0) -> Initializer:
     (3, 2)
     """
     require_between("std", std, 0.0, float("inf"), remedy=_MAGNITUDE)
-    return lambda key, shape, dtype=float: std * jax.random.normal(key, shape, dtype)
+    # As an array of the dtype: a NumPy scalar would widen the weights.
+    return lambda key, shape, dtype=float: (
+        jnp.asarray(std, dtype) * jax.random.normal(key, shape, dtype)
+    )
 
 
 def uniform(limit: float = 1.0) -> Initializer:
@@ -118,4 +123,11 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     >>> bool(abs(W.T @ W - jax.numpy.eye(2)).max() < 1e-6)
     True
     """
-    return jax.nn.initializers.orthogonal(scale)
+    draw = jax.nn.initializers.orthogonal(scale)
+
+    def initializer(key: Key, shape: Shape, dtype: DTypeLike = float) -> Array:
+        # There is no QR decomposition in half precision.
+        half = jnp.finfo(dtype).bits < 32
+        return draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
+
+    return initializer
