@@ -2,7 +2,8 @@
 
 100 steps of each on an ill-conditioned quadratic and on a network reading digits, in float64; the
 largest relative difference of the parameters at any step. Controls: ε on the wrong side of the
-root, momentum without Nesterov's look-ahead, AMSGrad without bias correction.  [S0.41, S0.42, S0.43, S0.44, S0.45, S0.46]
+root, momentum without Nesterov's look-ahead, AMSGrad without bias correction.
+[S0.41, S0.42, S0.43, S0.44, S0.45, S0.46]
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ PAIRS = {
     "AMSGrad": (optimizers.amsgrad(RATE, bias_correction=True), optax.amsgrad(RATE)),
 }
 WRONG = {
-    "RMSprop, ε outside the root": (optimizers.rmsprop(RATE, eps_in_root=False), PAIRS["RMSprop"][1]),
+    "RMSprop, ε outside the root": (
+        optimizers.rmsprop(RATE, eps_in_root=False),
+        PAIRS["RMSprop"][1],
+    ),
     "momentum for Nesterov": (PAIRS["momentum"][0], PAIRS["Nesterov"][1]),
     "AMSGrad, no bias correction": (optimizers.amsgrad(RATE), PAIRS["AMSGrad"][1]),
 }
@@ -53,7 +57,10 @@ PAPER = Config(steps=1000, examples=1437, hidden=128)
 def problems(config, key):
     """Objectives with a starting point, by name."""
     found = digits()
-    x, y = jnp.asarray(found.x_train[: config.examples]), jnp.asarray(found.y_train[: config.examples])
+    x, y = (
+        jnp.asarray(found.x_train[: config.examples]),
+        jnp.asarray(found.y_train[: config.examples]),
+    )
     net = nn.mlp((config.hidden, 10), activation=nn.tanh())
     curvature = jnp.logspace(-2, 1, 20)
     return {
@@ -73,8 +80,10 @@ def difference(config, objective, params, ours, theirs):
         for optimizer, (at, state) in zip((ours, theirs), carry, strict=True):
             updates, state = optimizer.update(jax.grad(objective)(at), state, at)
             moved.append((tree.add(at, updates), state))
-        largest = [jnp.abs(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(t)])).max()
-                   for t in (tree.sub(moved[0][0], moved[1][0]), moved[1][0])]
+        largest = [
+            jnp.abs(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(t)])).max()
+            for t in (tree.sub(moved[0][0], moved[1][0]), moved[1][0])
+        ]
         return moved, largest[0] / largest[1]
 
     start = [(params, optimizer.init(params)) for optimizer in (ours, theirs)]
@@ -93,7 +102,8 @@ def run(config, key):
 
 def verdict(config, metrics):
     claims = [
-        identity(f"{name} = optax", 0, metrics[name], tolerance=TOLERANCE, scale=1.0) for name in PAIRS
+        identity(f"{name} = optax", 0, metrics[name], tolerance=TOLERANCE, scale=1.0)
+        for name in PAIRS
     ]
     wrong = [
         control(identity(f"{name} = optax", 0, metrics[name], tolerance=TOLERANCE, scale=1.0))
@@ -109,7 +119,11 @@ def plot(config, metrics, axes):
         axes.plot(values, np.arange(len(names)), marker, linestyle="none", label=problem)
     axes.axvspan(1e-18, TOLERANCE, **BAND, label="theory: 0, to rounding (1e-12)")
     axes.axhline(len(PAIRS) - 0.5, color="gray", linewidth=0.8)
-    axes.set(xscale="log", xlim=(1e-18, 10), xlabel=f"largest relative difference in {config.steps} steps")
+    axes.set(
+        xscale="log",
+        xlim=(1e-18, 10),
+        xlabel=f"largest relative difference in {config.steps} steps",
+    )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.text(3, len(PAIRS) - 0.35, "controls", va="top", ha="right", fontsize=9, color="gray")

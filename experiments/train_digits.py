@@ -75,7 +75,7 @@ def run(config, key):
         done = 2 * seed * config.steps
         total = 2 * config.seeds * config.steps
         net, fit = trained(
-            config, true_key, x, y, lambda p, d=done: report_progress(d + p.step, total)
+            config, true_key, x, y, lambda p, d=done, t=total: report_progress(d + p.step, t)
         )
         scores = net.apply(fit.params, x_test)
         accuracies.append(metrics.accuracy(scores, y_test))
@@ -89,7 +89,9 @@ def run(config, key):
 def verdict(config, metrics):
     claim = f"test accuracy ≥ {REQUIRED:.0%}, every seed; control: trained on shuffled labels"
     return [
-        bound(claim, REQUIRED, metrics["test"], at_least=True, control=(REQUIRED, metrics["shuffled"]))
+        bound(
+            claim, REQUIRED, metrics["test"], at_least=True, control=(REQUIRED, metrics["shuffled"])
+        )
     ]
 
 
@@ -97,7 +99,9 @@ def plot(config, metrics, axes):
     curve, matrix = axes
     curve.plot(metrics["validation_step"], 1 - metrics["validation_accuracy"], label="validation")
     curve.axhline(1 - REQUIRED, color="black", linestyle="--", label="required on test: 3 %")
-    curve.axhline(1 - np.mean(metrics["test"]), color="#D55E00", linestyle=":", label="test, at end")
+    curve.axhline(
+        1 - np.mean(metrics["test"]), color="#D55E00", linestyle=":", label="test, at end"
+    )
     curve.set(xlabel="step", ylabel="error (share of digits misread)", yscale="log")
     curve.legend()
     confusion = metrics["confusion"]

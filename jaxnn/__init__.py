@@ -1,5 +1,49 @@
-"""Neural networks as mathematical objects: pure functions, their kernels, curvature and theorems."""
+"""Neural networks as mathematical objects: functions, kernels, curvature, theorems.
 
-from jaxnn import compatibility  # first: it refuses a jaxlib that computes wrong numbers
+Modules are loaded when they are first named: `import jaxnn` costs little more than `import jax`.
+"""
 
-from jaxnn import linalg, nn, tree  # isort: skip
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxnn import compatibility  # refuses a jaxlib that computes wrong numbers
+
+if TYPE_CHECKING:
+    from jaxnn import (
+        data,
+        kernels,
+        linalg,
+        losses,
+        metrics,
+        nn,
+        optimizers,
+        regularizers,
+        schedules,
+        training,
+        tree,
+    )
+
+__all__ = [
+    "compatibility",
+    "data",
+    "kernels",
+    "linalg",
+    "losses",
+    "metrics",
+    "nn",
+    "optimizers",
+    "regularizers",
+    "schedules",
+    "training",
+    "tree",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"jaxnn.{name}")
+    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

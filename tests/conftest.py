@@ -12,8 +12,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    """Only for the tests: the doctests of jaxnn run as a user's code would."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -12,6 +12,7 @@ are the MLP with its weights seen through an operation, and are compared with it
 """
 
 import argparse
+import itertools
 import platform
 import statistics
 import time
@@ -32,7 +33,7 @@ def normal(seed, *shape, scale=1.0):
 
 def stack_of(widths, seed=0):
     """[(W, b), ...] of a multilayer perceptron."""
-    pairs = zip(widths[:-1], widths[1:], strict=True)
+    pairs = itertools.pairwise(widths)
     return [
         (normal(seed + i, a, b, scale=(2.0 / a) ** 0.5), normal(seed + 50 + i, b, scale=0.05))
         for i, (a, b) in enumerate(pairs)
@@ -62,7 +63,7 @@ def cnn(params, x):
 def cnn_params(channels=(1, 64, 64, 64)):
     layers = [
         (normal(i, 3, 3, a, b, scale=(2.0 / (9 * a)) ** 0.5), normal(50 + i, b, scale=0.05))
-        for i, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True))
+        for i, (a, b) in enumerate(itertools.pairwise(channels))
     ]
     return [*layers, (normal(9, channels[-1], 10, scale=0.1), normal(59, 10, scale=0.05))]
 
@@ -89,7 +90,9 @@ def transformer(params, tokens):
 def transformer_params(vocabulary=1000, d=64):
     def block(seed):
         shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
-        return {n: normal(seed + i, *s, scale=s[0] ** -0.5) for i, (n, s) in enumerate(shapes.items())}
+        return {
+            n: normal(seed + i, *s, scale=s[0] ** -0.5) for i, (n, s) in enumerate(shapes.items())
+        }
 
     return {
         "embedding": normal(0, vocabulary, d),
@@ -154,11 +157,18 @@ def workloads():
         "low rank": (low_rank, [(*halves(w), b) for w, b in base]),
     }
     digits = normal(91, 16, 28, 28, 1)
-    blocks = [(normal(i, 3, 3, 32, 32, scale=0.06), normal(9 + i, 3, 3, 32, 32, scale=0.06)) for i in (1, 2)]
+    blocks = [
+        (normal(i, 3, 3, 32, 32, scale=0.06), normal(9 + i, 3, 3, 32, 32, scale=0.06))
+        for i in (1, 2)
+    ]
     residual = (normal(0, 3, 3, 1, 32, scale=0.5), blocks, (normal(5, 32, 10), normal(6, 10)))
     tokens = jax.random.randint(jax.random.key(92), (32, 32), 0, 1000)
     sequences = normal(93, 32, 28, 28)
-    recurrent = (normal(1, 28 + 128, 512, scale=0.08), normal(2, 512), normal(3, 128, 10, scale=0.1))
+    recurrent = (
+        normal(1, 28 + 128, 512, scale=0.08),
+        normal(2, 512),
+        normal(3, 128, 10, scale=0.1),
+    )
     return {
         "mlp": (mlp, base, images, None),
         **{f"mlp, {name}": (f, p, images, "mlp") for name, (f, p) in views.items()},
@@ -187,12 +197,6 @@ def timed(function, *args, repeats=5):
 def matmul_rate(n=2048):
     """Flops per second of a large matrix product."""
     return 2 * n**3 / timed(lambda a: a @ a, jnp.ones((n, n)))[0]
-
-
-def passes(f, params, x):
-    """The forward and backward passes alone: cotangents of all outputs, for the bias-like part."""
-    y, pull_back = jax.vjp(lambda x: f(params, x), x)
-    return jax.vmap(lambda unit: pull_back(jnp.broadcast_to(unit, y.shape))[0])(jnp.eye(y.shape[-1]))
 
 
 def main():

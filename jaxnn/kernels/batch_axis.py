@@ -110,6 +110,12 @@ def _stack(eqn: JaxprEqn, states: list[State]) -> list[State]:
     return [joined([moved(s, beyond) for s in states], [1] * len(states), axis)]
 
 
+def _unstack(eqn: JaxprEqn, states: list[State]) -> list[State]:
+    axis, ndim = int(eqn.params["axis"]), len(shape_of(eqn.invars[0]))
+    without = {axis: UNKNOWN} | {k: k - 1 for k in range(axis + 1, ndim)}
+    return [moved(rows(states[0], axis, i, i + 1), without) for i in range(len(eqn.outvars))]
+
+
 def _conv(eqn: JaxprEqn, states: list[State]) -> list[State]:
     """A convolution is a batched matrix product once its groups have axes of their own."""
     params, d = eqn.params, eqn.params["dimension_numbers"]
@@ -145,6 +151,7 @@ ROWS: dict[str, Callable[[JaxprEqn, list[State]], list[State]]] = {
     "slice": _slice,
     "split": _split,
     "stack": _stack,
+    "unstack": _unstack,
 }
 
 
@@ -155,10 +162,14 @@ def _each(eqn: JaxprEqn, states: list[State]) -> list[State]:
     return states
 
 
+def _opened(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    return program.jaxpr if isinstance(program, ClosedJaxpr) else program
+
+
 def _call(eqn: JaxprEqn, states: list[State]) -> list[State]:
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
     body = next(eqn.params[name] for name in names if name in eqn.params)
-    return follow(body.jaxpr if isinstance(body, ClosedJaxpr) else body, states)
+    return follow(_opened(body), states)
 
 
 def _linear_solve(eqn: JaxprEqn, states: list[State]) -> list[State]:
@@ -166,17 +177,17 @@ def _linear_solve(eqn: JaxprEqn, states: list[State]) -> list[State]:
     counts, solve = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
     start = counts.matvec + counts.vecmat
     constants, right_sides = states[start : start + counts.solve], states[sum(counts) :]
-    return follow(solve.jaxpr, [*constants, *right_sides])
+    return follow(_opened(solve), [*constants, *right_sides])
 
 
 def _cond(eqn: JaxprEqn, states: list[State]) -> list[State]:
     index, *operands = states
-    branches = [follow(branch.jaxpr, operands) for branch in eqn.params["branches"]]
+    branches = [follow(_opened(branch), operands) for branch in eqn.params["branches"]]
     return [met([index, reduce(either, outputs)]) for outputs in zip(*branches, strict=True)]
 
 
 def _while(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    test, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
+    test, body = _opened(eqn.params["cond_jaxpr"]), _opened(eqn.params["body_jaxpr"])
     first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     tested, looped = states[:first], states[first : first + second]
 
@@ -189,8 +200,10 @@ def _while(eqn: JaxprEqn, states: list[State]) -> list[State]:
 
 
 def _scan(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    body, first = eqn.params["jaxpr"].jaxpr, eqn.params["num_consts"]
-    last = first + eqn.params["num_carry"]
+    body = _opened(eqn.params["jaxpr"])
+    # The body takes constants and carries as they are, and slices of the rest; likewise it returns.
+    last = _of_equal_rank(eqn.invars, body.invars)
+    first = last - _of_equal_rank(eqn.outvars, body.outvars)
     constants = states[:first]
     # The axis scanned over is a new one below 0 for the body.
     axes = [p.axis for s in states if isinstance(s, Batch) for p in s.places]
@@ -209,6 +222,11 @@ def _scan(eqn: JaxprEqn, states: list[State]) -> list[State]:
     shapes = [shape_of(var) for var in body.outvars[len(carry) :]]
     outwards = [{step: 0} | {k: k + 1 for k in range(len(shape))} for shape in shapes]
     return [*carry, *(moved(y, axes) for y, axes in zip(ys, outwards, strict=True))]
+
+
+def _of_equal_rank(outer: Sequence, inner: Sequence) -> int:
+    ranks = ((len(shape_of(a)), len(shape_of(b))) for a, b in zip(outer, inner, strict=True))
+    return sum(a == b for a, b in ranks)
 
 
 def _fixed_point(

@@ -62,7 +62,7 @@ class Problem(NamedTuple):
 def problem(
     f: Apply,
     params: Params,
-    x: Array,
+    x: Any,
     metric: PyTree | None = None,
     groups: Callable[[str], Hashable] | None = None,
 ) -> Problem:
@@ -212,9 +212,7 @@ def of_coupled(
 
     rows = jax.lax.map(against_one, jnp.arange(y2.size))
     shape = (*y2.shape, x1.shape[0], y2.shape[1])
-    return jax.tree.map(
-        lambda r: _reduced(r.reshape(shape).transpose(2, 0, 3, 1), outputs), rows
-    )
+    return jax.tree.map(lambda r: _reduced(r.reshape(shape).transpose(2, 0, 3, 1), outputs), rows)
 
 
 def _accumulate(block: Block, label: Hashable, part: Array) -> None:

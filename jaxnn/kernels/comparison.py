@@ -11,9 +11,7 @@ from jaxnn.kernels.empirical import ntk
 from jaxnn.types import Apply, Array, Params, PyTree
 
 
-def alignment(
-    kernel1: Float[Array, "N M"], kernel2: Float[Array, "N M"]
-) -> Float[Array, ""]:
+def alignment(kernel1: Float[Array, "N M"], kernel2: Float[Array, "..."]) -> Float[Array, ""]:
     """The cosine of two kernels, ⟨K₁, K₂⟩/(‖K₁‖‖K₂‖) in the Frobenius inner product; in [-1, 1].
 
     With K₂ = y yᵀ it measures how well a kernel fits a target. A zero kernel gives 0.
@@ -32,7 +30,7 @@ def alignment(
 
 
 def centered_alignment(
-    kernel1: Float[Array, "N N"], kernel2: Float[Array, "N N"]
+    kernel1: Float[Array, "N N"], kernel2: Float[Array, "..."]
 ) -> Float[Array, ""]:
     """The alignment of HK₁H and HK₂H, with H = 1 - 11ᵀ/N: that of features with their mean removed.
 
@@ -75,7 +73,7 @@ def ntk_trajectory(
     f: Apply,
     trajectory: Params,
     x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 *in"] | None = None,
+    x2: Shaped[Array, "N2 ..."] | None = None,
     **options: Any,
 ) -> PyTree:
     """The tangent kernel at every point of a trajectory: `ntk` with a leading axis of times.

@@ -82,7 +82,7 @@ def _outer(part: Part, shape: tuple[int, int, int]) -> Array:
 
 
 def _scattered(part: Part, shape: tuple[int, int, int]) -> Array:
-    blocks, rows, columns = shape
+    _, rows, columns = shape
     absent = jnp.where(part.row < 0, rows, part.row)
 
     def block(numbers: Array, columns_at: Array) -> Array:  # (T,), (O, T, K)

@@ -26,7 +26,7 @@ def nngp(
     f: Apply,
     params: Params,
     x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 *in"] | None = None,
+    x2: Shaped[Array, "N2 ..."] | None = None,
 ) -> Float[Array, "N1 N2"]:
     """The kernel of the outputs themselves, K = (1/O) Σ_a f_a(x₁) f_a(x₂) over the O outputs.
 
@@ -48,7 +48,7 @@ def ntk(
     f: Apply,
     params: Params,
     x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 *in"] | None = None,
+    x2: Shaped[Array, "N2 ..."] | None = None,
     *,
     outputs: Outputs = "mean",
     method: Method = "auto",
@@ -99,11 +99,12 @@ def ntk(
             expected=f"shape {x1.shape[1:]}, that of x1's",
             remedy="Both arguments go through the same f.",
         )
+    task = blocks.problem(f, params, x1, metric, groups)
     if not coupled:
         require_independent(f, params, x1)
     compute = _compiled if _is_hashable(f) else _kernel
     kernels = compute(f, params, x1, x2, metric, outputs, method, groups, coupled, max_bytes)
-    split = {label: _split(kernels[label], f, params, x1, outputs) for label in kernels}
+    split = {label: _split(kernel, task.outputs, outputs) for label, kernel in kernels.items()}
     return split[None] if groups is None else split
 
 
@@ -138,7 +139,7 @@ def ntk_operator(
     f: Apply,
     params: Params,
     x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 *in"] | None = None,
+    x2: Shaped[Array, "N2 ..."] | None = None,
 ) -> linalg.LinearOperator:
     """The full kernel as an operator, v ↦ Θ v, for the cost of one vjp and one jvp of the batch.
 
@@ -184,13 +185,12 @@ def _is_hashable(f: Apply) -> bool:
     return True
 
 
-def _split(kernel: Array, f: Apply, params: Params, x: Array, outputs: Outputs) -> PyTree:
+def _split(kernel: Array, y: PyTree, outputs: Outputs) -> PyTree:
     """Give the flat output axes the shapes, and for a pytree the leaves, that f's outputs have."""
     if outputs == "mean":
         return kernel
-    y = jax.eval_shape(f, params, x)
     leaves, structure = jax.tree.flatten(y)
-    shapes = [leaf.shape[1:] for leaf in leaves]
+    shapes = [leaf.shape for leaf in leaves]
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
 
     def cut(array: Array, axis: int) -> list[Array]:

@@ -15,7 +15,6 @@ from jaxnn.kernels.cost import Choice, Cost, choose, contraction_costs
 from jaxnn.kernels.program import Program
 from jaxnn.kernels.structure import Structure, analysis, factors, gradient_shapes
 from jaxnn.kernels.tiles import tile_size
-from jaxnn.types import Array
 
 MethodName = Literal["structured", "jacobian", "vector_products"]
 

@@ -7,6 +7,7 @@ is known to be *varying* (it depends on the data) or not, and from which paramet
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -224,9 +225,7 @@ def _append(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> list[in
     body = None
     if eqn.primitive is scan_p and varying and any(program.is_parameter(i) for i in inputs):
         body = _scan_body(program, eqn, inputs)
-    program.equations.append(
-        Equation(eqn.primitive, eqn.params, inputs, tuple(outputs), body)
-    )
+    program.equations.append(Equation(eqn.primitive, eqn.params, inputs, tuple(outputs), body))
     return outputs
 
 
@@ -261,7 +260,11 @@ def zero_taps(program: Program, tapped: PyTree) -> Taps:
             aval = program.avals[equation.outputs[0]]
             taps[index] = jnp.zeros(aval.shape, aval.dtype)
         else:
-            length = scan_lengths(equation)[2]
-            zeros = zero_taps(equation.body, inner)
-            taps[index] = jax.tree.map(lambda z: jnp.broadcast_to(z, (length, *z.shape)), zeros)
+            _, _, length = scan_lengths(equation)
+            stack = partial(_stacked, length)
+            taps[index] = jax.tree.map(stack, zero_taps(equation.body, inner))
     return taps
+
+
+def _stacked(length: int, array: Array) -> Array:
+    return jnp.broadcast_to(array, (length, *array.shape))

@@ -100,9 +100,7 @@ def uses(program: Program, inputs: dict[int, View]) -> dict[Path, Use]:
     return found
 
 
-def leaf_uses(
-    program: Program, inputs: dict[int, View]
-) -> tuple[dict[Path, Use], frozenset[int]]:
+def leaf_uses(program: Program, inputs: dict[int, View]) -> tuple[dict[Path, Use], frozenset[int]]:
     """The products whose gradients have factors, and the parameters that are used in other ways.
 
     A product counts if its weight is a view of parameters in which no entry is a constant or
@@ -125,9 +123,7 @@ def _injective(seen: View | None) -> bool:
     return bool(np.bincount(seen.index.ravel() - seen.index.min()).max() == 1)
 
 
-def _uses_in_scan(
-    program: Program, equation: Equation, inputs: dict[int, View]
-) -> dict[Path, Use]:
+def _uses_in_scan(program: Program, equation: Equation, inputs: dict[int, View]) -> dict[Path, Use]:
     consts, _, length = scan_lengths(equation)
     body = equation.body
     assert body is not None
@@ -199,8 +195,7 @@ def fold(array: Array, loops: tuple[str, ...]) -> Array:
 
 
 def _product(program: Program, equation: Equation) -> Site | None:
-    left, right = equation.inputs
-    weight_position = 0 if program.is_parameter(left) else 1
+    weight_position = 0 if program.is_parameter(equation.inputs[0]) else 1
     (contract, batch) = equation.params["dimension_numbers"]
     weight, data = equation.inputs[weight_position], equation.inputs[1 - weight_position]
     w_contract, d_contract = contract[weight_position], contract[1 - weight_position]
@@ -269,8 +264,10 @@ def _patches(
     x: Array, window: tuple[int, ...], outputs: tuple[int, ...], params: dict[str, Any]
 ) -> Array:
     """What each output position of a convolution sees: slices of the padded input, joined."""
-    padding = [(low, high, dilation - 1) for (low, high), dilation in
-               zip(params["padding"], params["lhs_dilation"], strict=True)]
+    padding = [
+        (low, high, dilation - 1)
+        for (low, high), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
+    ]
     padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
     strides, dilations = params["window_strides"], params["rhs_dilation"]
     slices = []

@@ -10,7 +10,6 @@ from jaxnn.kernels.blocks import Block, Method
 from jaxnn.types import Array, PyTree
 
 
-
 def tile_size(n: int, fits: Callable[[int], bool]) -> int:
     """The largest n, n/2, n/4, ... (rounded up) that fits, at least 1.
 

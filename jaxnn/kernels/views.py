@@ -100,7 +100,7 @@ def _moved(program: Program, equation: Equation, of: Callable[[int], View]) -> V
     if any(not same_scale(scale, scales[0]) for scale in scales):
         raise NotAViewError
     params = dict(equation.params)
-    if params.get("fill_value", None) is not None:
+    if params.get("fill_value") is not None:
         params["fill_value"] = CONSTANT
     with jax.ensure_compile_time_eval():
         (index, *_) = bind(equation._replace(params=params), [jnp.asarray(o) for o in operands])

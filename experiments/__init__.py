@@ -1,0 +1,1 @@
+"""Theory's predictions beside measured values: one file per experiment, each with a verdict."""
