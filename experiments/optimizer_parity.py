@@ -96,7 +96,10 @@ def run(config, key):
     metrics = {}
     for done, (name, (ours, theirs)) in enumerate(pairs.items()):
         report_progress(done, len(pairs))
-        metrics[name] = [difference(config, *found[p], ours, theirs) for p in found]
+        metrics[name] = [
+            difference(config, objective, params, ours, theirs)
+            for objective, params in found.values()
+        ]
     return metrics
 
 

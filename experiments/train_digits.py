@@ -69,21 +69,24 @@ def run(config, key):
     found = digits()
     x, y = jnp.asarray(found.x_train, jnp.float32), jnp.asarray(found.y_train)
     x_test, y_test = jnp.asarray(found.x_test, jnp.float32), jnp.asarray(found.y_test)
-    accuracies, shuffled = [], []
-    for seed in range(config.seeds):
-        key, true_key, false_key, order_key = jax.random.split(key, 4)
-        done = 2 * seed * config.steps
-        total = 2 * config.seeds * config.steps
-        net, fit = trained(
-            config, true_key, x, y, lambda p, d=done, t=total: report_progress(d + p.step, t)
-        )
-        scores = net.apply(fit.params, x_test)
-        accuracies.append(metrics.accuracy(scores, y_test))
+
+    def reader(seed):
+        """Test scores of a network trained on the labels, and of one trained on shuffled ones."""
+        done, total = 2 * seed * config.steps, 2 * config.seeds * config.steps
+        listener = lambda progress: report_progress(done + progress.step, total)
+        true_key, false_key, order_key = jax.random.split(jax.random.fold_in(key, seed), 3)
+        net, fit = trained(config, true_key, x, y, listener)
         _, wrong = trained(config, false_key, x, jax.random.permutation(order_key, y))
-        shuffled.append(metrics.accuracy(net.apply(wrong.params, x_test), y_test))
-    history = {name: values for name, values in fit.history.items() if "validation" in name}
-    confusion = metrics.confusion_matrix(scores, y_test, 10)
-    return {"test": accuracies, "shuffled": shuffled, "confusion": confusion, **history}
+        return net.apply(fit.params, x_test), net.apply(wrong.params, x_test), fit.history
+
+    runs = [reader(seed) for seed in range(config.seeds)]
+    scores, _, history = runs[-1]
+    return {
+        "test": [metrics.accuracy(true, y_test) for true, _, _ in runs],
+        "shuffled": [metrics.accuracy(false, y_test) for _, false, _ in runs],
+        "confusion": metrics.confusion_matrix(scores, y_test, 10),
+        **{name: values for name, values in history.items() if "validation" in name},
+    }
 
 
 def verdict(config, metrics):

@@ -29,13 +29,14 @@ def jaxlib_fault(version: str, environ: Mapping[str, str]) -> str | None:
     >>> jaxlib_fault("0.10.2", {"XLA_FLAGS": flag}) is None
     True
     """
-    if version not in _FAULTS:
+    release = version.partition("+")[0]  # a local label (0.10.2+cuda13) marks the same sources
+    if release not in _FAULTS:
         return None
     # XLA takes the last occurrence of a flag; only the empty value turns the fusion off.
     flags = [f for f in environ.get("XLA_FLAGS", "").split() if f.startswith(_DISABLE_FUSION)]
     if flags and flags[-1] == _DISABLE_FUSION:
         return None
-    fault, issue = _FAULTS[version]
+    fault, issue = _FAULTS[release]
     return (
         f"jaxlib {version} {fault} (jax issue {issue}), so jaxnn refuses to run on it. Install "
         "another version (`pip install 'jax!=0.10.2,!=0.11.0' 'jaxlib!=0.10.2,!=0.11.0'`), or "

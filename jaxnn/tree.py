@@ -1,11 +1,13 @@
 """Pytrees as a vector space: what optimizers, Krylov methods and kernels need of one.
 
 A pytree of arrays is a vector whose coordinates are the entries of all its leaves. The functions
-keep the structure and dtype of every leaf; leaves may be scalars, and trees may be empty.
+keep the structure and dtype of every leaf; leaves may be scalars, and trees may be empty. A
+fraction in an integer leaf, or an imaginary part in a real one, would be lost and raises.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ def add(x: PyTree, y: PyTree) -> PyTree:
     >>> add({"a": jnp.ones(2)}, {"a": jnp.ones(2)})
     {'a': Array([2., 2.], dtype=float32)}
     """
-    return jax.tree.map(lambda a, b: a + jnp.asarray(b, jnp.result_type(a)), x, y)
+    return jax.tree.map(lambda a, b: a + _cast(b, a), x, y)
 
 
 def sub(x: PyTree, y: PyTree) -> PyTree:
@@ -30,7 +32,7 @@ def sub(x: PyTree, y: PyTree) -> PyTree:
     >>> sub({"a": jnp.ones(2)}, {"a": jnp.ones(2)})
     {'a': Array([0., 0.], dtype=float32)}
     """
-    return jax.tree.map(lambda a, b: a - jnp.asarray(b, jnp.result_type(a)), x, y)
+    return jax.tree.map(lambda a, b: a - _cast(b, a), x, y)
 
 
 def scale(a: ArrayLike, x: PyTree) -> PyTree:
@@ -39,7 +41,7 @@ def scale(a: ArrayLike, x: PyTree) -> PyTree:
     >>> scale(2.0, (jnp.ones(2),))
     (Array([2., 2.], dtype=float32),)
     """
-    return jax.tree.map(lambda leaf: jnp.asarray(a, jnp.result_type(leaf)) * leaf, x)
+    return jax.tree.map(lambda leaf: _cast(a, leaf) * leaf, x)
 
 
 def axpy(a: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
@@ -57,8 +59,10 @@ def dot(x: PyTree, y: PyTree) -> Array:
     >>> dot({"a": jnp.ones(3), "b": 2.0}, {"a": jnp.ones(3), "b": 0.5})
     Array(4., dtype=float32)
     """
-    products = jax.tree.leaves(jax.tree.map(jnp.vdot, x, y))
-    return sum(products[1:], start=products[0]) if products else jnp.zeros(())
+    # Accelerators would round float32 to fewer bits by default.
+    vdot = partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
+    products = jax.tree.leaves(jax.tree.map(vdot, x, y))
+    return reduce(jnp.add, products) if products else jnp.zeros(())
 
 
 def norm(x: PyTree) -> Array:
@@ -88,9 +92,7 @@ def all_finite(x: PyTree) -> Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)], bool))
 
 
-def random_like(
-    key: Key, x: PyTree, sampler: Callable[..., Array] = jax.random.normal
-) -> PyTree:
+def random_like(key: Key, x: PyTree, sampler: Callable[..., Array] = jax.random.normal) -> PyTree:
     """A random tree of the shapes and dtypes of `x`; every leaf has its own key.
 
     `sampler` is called as `sampler(key, shape, dtype)`: `jax.random.normal`,
@@ -134,3 +136,17 @@ def require_differentiable(argument: str, x: Any) -> None:
                 remedy="Derivatives need real numbers: close over integers and keys, convert the "
                 "leaf with astype(float), or hold a complex leaf as its real and imaginary parts.",
             )
+
+
+def _cast(value: ArrayLike, leaf: ArrayLike) -> Array:
+    """`value` in the dtype of `leaf`; raises where that would drop more than precision."""
+    dtype, leaf_dtype = jnp.result_type(value), jnp.result_type(leaf)
+    for kind in (jnp.inexact, jnp.complexfloating):
+        if jnp.issubdtype(dtype, kind) and not jnp.issubdtype(leaf_dtype, kind):
+            raise invalid(
+                "a vector",
+                got=f"a leaf of dtype {leaf_dtype} to be combined with {dtype}",
+                expected=f"a leaf that can hold {dtype}",
+                remedy="Convert the leaf with astype first.",
+            )
+    return jnp.asarray(value, leaf_dtype)

@@ -25,4 +25,14 @@ Objective: TypeAlias = Callable[[Params], Array]
 Schedule: TypeAlias = Callable[[Array], ArrayLike]
 """step ↦ learning rate; steps count from 0."""
 
-__all__ = ["Apply", "Array", "ArrayLike", "Key", "Objective", "Params", "PyTree", "Schedule", "Shape"]
+__all__ = [
+    "Apply",
+    "Array",
+    "ArrayLike",
+    "Key",
+    "Objective",
+    "Params",
+    "PyTree",
+    "Schedule",
+    "Shape",
+]

@@ -1,16 +1,11 @@
 """Every test runs with type-checked signatures, strict promotion and warnings as errors."""
 
-import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-from jaxtyping import install_import_hook
-
-install_import_hook("jaxnn", "beartype.beartype")
-
 import jax
 import jax.numpy as jnp
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxnn", "beartype.beartype")  # before anything imports jaxnn
 
 
 @pytest.fixture(autouse=True)

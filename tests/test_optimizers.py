@@ -99,7 +99,7 @@ def nested(dtype):
         return curved + jnp.sum(params["empty"]) + jnp.logaddexp(scalar, -scalar)
 
     rng = np.random.default_rng(8)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
     return objective, {
         "scalar": jnp.asarray(1.5, dtype),
         "empty": jnp.zeros((0,), dtype),
@@ -527,7 +527,7 @@ def test_adam_goes_to_the_worst_point_and_amsgrad_to_the_best():
     # the mean at -1 for C > 2. Adam divides the rare large gradient by its own size and goes to +1.
     C, steps = 4.0, 6000
     costs = jnp.tile(jnp.array([C, -1.0, -1.0]), steps // 3)
-    rate = lambda step: 0.5 / jnp.sqrt(jnp.asarray(step + 1, float))  # noqa: E731
+    rate = lambda step: 0.5 / jnp.sqrt(jnp.asarray(step + 1, float))
 
     def regret_and_end(make):
         optimizer = make(rate, beta1=0.0, beta2=1.0 / (1.0 + C**2))
@@ -586,7 +586,7 @@ def test_gradients_unlike_the_params_are_refused(name):
     optimizer = getattr(optimizers, name)(0.1)
     params = {"W": jnp.ones((2, 3)), "b": jnp.ones(3)}
     state = optimizer.init(params)
-    update = lambda grads: optimizer.update(grads, state, params)  # noqa: E731
+    update = lambda grads: optimizer.update(grads, state, params)
     with pytest.raises(
         ValueError, match=rf"^{name}\.update: grads: got PyTreeDef.*'W'.* the structure"
     ):

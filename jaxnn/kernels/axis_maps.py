@@ -41,7 +41,8 @@ def _along(parameter: str) -> Rule:
     def axes(eqn: JaxprEqn) -> list[Axes]:
         named = eqn.params[parameter]
         named = named if isinstance(named, tuple | list) else [named]
-        return [_fate(named, COUPLED) for _ in eqn.invars]
+        ndims = [len(shape_of(operand)) for operand in eqn.invars]
+        return [_fate([k % n for k in named], COUPLED) for n in ndims]
 
     return axes
 
@@ -177,10 +178,10 @@ AXES = _table(
         "nextafter not one_minus_square or polygamma population_count pow random_fold_in "
         "random_gamma_grad real reduce_precision regularized_incomplete_beta rem round rsqrt "
         "select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign "
-        "sin sinh sqrt square stop_gradient sub tan tanh threefry2x32 xor zeta",
+        "sin sinh sqrt square stop_gradient sub tan tanh threefry2x32 tile xor zeta",
         _elementwise,
     ),
-    ("random_bits random_seed random_split random_unwrap tile", _leading),
+    ("random_bits random_seed random_split random_unwrap", _leading),
     (
         "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum "
         "reduce_xor",

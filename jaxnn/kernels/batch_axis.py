@@ -69,7 +69,7 @@ def _settled(eqn: JaxprEqn, shape: Shape, state: State) -> State:
         return None
     state = state if fits(state, shape) else UNKNOWN
     if isinstance(state, Lost) and " at " not in state.where:
-        # What JAX's own functions are made of has no line: that of the call is found on the way out.
+        # The insides of JAX's own functions have no line; the call is found on the way out.
         where, line = state.where or eqn.primitive.name, summarize(eqn.source_info)
         return state._replace(where=f"{where} at {line}" if line else where)
     return state

@@ -8,6 +8,7 @@ a stack of B matrices (C, K). The block of the kernel is its inner product over 
     one-sided  the gradients of the second batch are formed, the factors of the first applied
 """
 
+from functools import reduce
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -47,10 +48,10 @@ def contract(
     the outputs that the caller divides by O.
     """
     if how == "gram":
-        return sum(_gram(a, b, outputs) for a in first for b in second)
+        return reduce(jnp.add, [_gram(a, b, outputs) for a in first for b in second])
     right = gradient(second, shape)
     if how == "one-sided":
-        return sum(_one_sided(a, right, outputs) for a in first)
+        return reduce(jnp.add, [_one_sided(a, right, outputs) for a in first])
     left = right if second is first else gradient(first, shape)
     return inner(left, right, outputs)
 
@@ -70,7 +71,7 @@ def inner(
 
 def gradient(parts: Parts, shape: tuple[int, int, int]) -> Float[Array, "N O B C K"]:
     """The gradients themselves, Σ_t row ⊗ column."""
-    return sum(_outer(part, shape) for part in parts)
+    return reduce(jnp.add, [_outer(part, shape) for part in parts])
 
 
 def _outer(part: Part, shape: tuple[int, int, int]) -> Array:
@@ -97,6 +98,11 @@ def _gram(first: Part, second: Part, outputs: Outputs) -> Array:
     a, b, out = _letters(outputs)
     if first.transposed == second.transposed:
         rows = _row_products(first, second)
+        if first.column.shape[2:4] == second.column.shape[2:4] == (1, 1):
+            # Without the axes of size 1, XLA multiplies the factors as they lie in memory.
+            left, right = first.column[:, :, 0, 0], second.column[:, :, 0, 0]
+            columns = jnp.einsum(f"n{a}k,m{b}k->nm{out}", left, right)
+            return jnp.einsum(f"nm,nm{out}->nm{out}", rows[:, :, 0, 0, 0], columns)
         columns = jnp.einsum(f"n{a}btk,m{b}bsk->nm{out}bts", first.column, second.column)
         return _sum_of_products(rows, columns, "nmbts", f"nm{out}bts", out)
     if first.transposed:
@@ -125,6 +131,8 @@ def _row_products(first: Part, second: Part) -> Array:
     if second.looks_up:
         swapped = _looked_up(second.row, first.row)
         return swapped.transpose(1, 0, 2, 4, 3)
+    if first.row.shape[1:3] == second.row.shape[1:3] == (1, 1):
+        return (first.row[:, 0, 0] @ second.row[:, 0, 0].T)[:, :, None, None, None]
     return jnp.einsum("nbtc,mbsc->nmbts", first.row, second.row)
 
 

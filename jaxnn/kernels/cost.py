@@ -105,14 +105,14 @@ def choose(costs: dict[Contraction, Cost], max_bytes: int | float = math.inf) ->
     """
     fitting = {how: cost for how, cost in costs.items() if cost.bytes <= max_bytes}
     if not fitting:
-        how = min(costs, key=lambda h: costs[h].bytes)
+        how = min(costs, key=lambda how: costs[how].bytes)
         return Choice(how, costs[how], "smallest intermediates; none fits the byte budget")
-    how = min(fitting, key=lambda h: fitting[h].total)
-    others = sorted((cost.total, name) for name, cost in fitting.items() if name != how)
-    if not others:
-        return Choice(how, fitting[how], "the only one that fits the byte budget")
-    times, runner_up = others[0][0] / fitting[how].total, others[0][1]
-    return Choice(how, fitting[how], f"{times:.3g} times cheaper than {runner_up}")
+    choices = sorted(fitting, key=lambda how: fitting[how].total)
+    how, cost = choices[0], fitting[choices[0]]
+    if len(choices) == 1:
+        return Choice(how, cost, "the only one that fits the byte budget")
+    times = fitting[choices[1]].total / cost.total
+    return Choice(how, cost, f"{times:.3g} times cheaper than {choices[1]}")
 
 
 def _row_flops(first: PartShape, second: PartShape, rows: int) -> int:

@@ -88,16 +88,16 @@ def planned(
     tile = tile_size(max(sizes.n1, sizes.n2), lambda t: sizes.peak_bytes(t) <= max_bytes)
     rows, choices = _decided(task, structure, sizes, tile, max_bytes)
     ways = {"structured": _structured_cost(sizes, rows), "vector_products": sizes.product_cost()}
-    if method == "auto":
-        method = min(ways, key=lambda name: ways[name].total)
-    if method == "vector_products":
-        row = Row("all", "", "vector products", *ways[method], "no gradients but one example's")
+    products_win = ways["vector_products"].total < ways["structured"].total
+    if method == "vector_products" or (method == "auto" and products_win):
+        cost = ways["vector_products"]
+        row = Row("all", "", "vector products", *cost, "no gradients but one example's")
         plan = Plan("vector_products", ways, (row,), max(sizes.n1, sizes.n2), True)
         return vector_products(task, outputs), plan
     if method == "jacobian":
         ways = {"jacobian": ways["structured"], "vector_products": ways["vector_products"]}
-    plan = Plan(method, ways, rows, tile, keep)
-    return factored(task, structure, choices, outputs), plan
+    name = "jacobian" if method == "jacobian" else "structured"
+    return factored(task, structure, choices, outputs), Plan(name, ways, rows, tile, keep)
 
 
 class _Sizes:
@@ -105,11 +105,12 @@ class _Sizes:
 
     def __init__(
         self, task: Problem, structure: Structure, x1: Any, x2: Any | None, outputs: Outputs
-    ):
+    ) -> None:
         one = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
         abstract = jax.eval_shape(lambda x: factors(structure, task.leaves, x), one)
         self.n1, self.n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-        self.symmetric, self.outputs, self.num_outputs = x2 is None, outputs, task.num_outputs
+        self.symmetric, self.num_outputs = x2 is None, task.num_outputs
+        self.outputs: Outputs = outputs
         self.shapes = gradient_shapes(structure, abstract)
         self.itemsize = max((leaf.dtype.itemsize for leaf in task.leaves), default=4)
         self.prepared_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(abstract))
@@ -224,5 +225,5 @@ def _varying_bytes(program: Program) -> int:
         for aval, varying in zip(program.avals, program.varying, strict=True)
         if varying
     )
-    scans = (e for e in program.equations if e.body is not None)
-    return own + sum(e.params["length"] * _varying_bytes(e.body) for e in scans)
+    scans = ((e.params["length"], e.body) for e in program.equations if e.body is not None)
+    return own + sum(length * _varying_bytes(body) for length, body in scans)

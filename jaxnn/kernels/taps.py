@@ -2,7 +2,8 @@
 
 In y = x·w the gradient of an output f_o with respect to w is Σ_t row_t ⊗ column_{o,t}: `row` is
 what w is multiplied with and `column` the cotangent ∂f_o/∂y, at every position t where w is used.
-Matrix products, convolutions (through patches) and look-ups of rows all take the form
+Matrix products, convolutions (through patches), look-ups of rows and sums (row = 1) all take the
+form
 
     row (B, T, C),  column (O, B, T, K),  gradient (O, B, C, K) = Σ_t row ⊗ column
 
@@ -32,7 +33,7 @@ class Site(NamedTuple):
     matrix  something in the shape of the weight -> (B, C, K)
     """
 
-    kind: Literal["product", "convolution", "look-up"]
+    kind: Literal["product", "convolution", "look-up", "sum"]
     weight: int
     row: Callable[[list[Any]], Array]
     column: Callable[[Array], Array]
@@ -334,9 +335,25 @@ def _look_up(program: Program, equation: Equation) -> Site | None:
     return Site("look-up", table, row, column, matrix)
 
 
+def _sum(program: Program, equation: Equation) -> Site | None:
+    """A bias: the gradient is the cotangent itself, which other factors of the layer share."""
+    bias = equation.inputs[0 if program.is_parameter(equation.inputs[0]) else 1]
+    output = program.avals[equation.outputs[0]]
+    if program.avals[bias].shape != output.shape:
+        return None  # used at many positions: the sum over them is cheaper formed than factored
+    return Site(
+        "sum",
+        bias,
+        row=lambda operands: jnp.ones((1, 1, 1), output.dtype),
+        column=lambda cotangent: cotangent.reshape(1, 1, -1),
+        matrix=lambda index: np.asarray(index).reshape(1, 1, -1),
+    )
+
+
 _RULES: dict[Any, Callable[[Program, Equation], Site | None]] = {
     p.dot_general_p: _product,
     p.conv_general_dilated_p: _convolution,
     p.gather_p: _look_up,
     p.dynamic_slice_p: _look_up,
+    p.add_p: _sum,
 }

@@ -34,7 +34,10 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
     outputs = jax.eval_shape(f, params, *args)
     tree.require_differentiable("f(params)", outputs)
     return LinearOperator(
-        Partial(_push_forward, f, params, args), Partial(_pull_back, f, params, args), params, outputs
+        Partial(_push_forward, f, params, args),
+        Partial(_pull_back, f, params, args),
+        params,
+        outputs,
     )
 
 

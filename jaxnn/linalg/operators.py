@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ class LinearOperator:
         return tree.size(self.codomain), tree.size(self.domain)
 
     @property
-    def T(self) -> "LinearOperator":  # noqa: N802
+    def T(self) -> "LinearOperator":
         """The transpose: ⟨u, A v⟩ = ⟨Aᵀ u, v⟩ for real u, v."""
         return LinearOperator(self.rmatvec, self.matvec, self.codomain, self.domain)
 
@@ -93,6 +93,8 @@ class LinearOperator:
         )
 
     def __mul__(self, factor: ArrayLike) -> "LinearOperator":
+        if not isinstance(factor, get_args(ArrayLike)):
+            return NotImplemented
         if jnp.ndim(factor) != 0:
             raise invalid(
                 "c * A: c",
@@ -170,8 +172,9 @@ def _zeros(space: PyTree) -> PyTree:
 
 
 def _require_like(argument: str, value: PyTree, space: PyTree) -> None:
+    # Flattened, because a node type need not define equality.
     try:
-        same = _structure(value) == space
+        same = jax.tree.flatten(_structure(value)) == jax.tree.flatten(space)
     except TypeError:
         same = False
     if not same:

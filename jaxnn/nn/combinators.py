@@ -123,12 +123,15 @@ def _each(
     name: str, layers: tuple[Layer, ...], params: Params, key: Key | None, stats: Params
 ) -> list[tuple]:
     nothing = [None] * len(layers)
-    if len(params) != len(layers):
-        raise invalid(
-            f"{name}.apply: params",
-            got=f"{len(params)} entries",
-            expected=f"one for each of {len(layers)} layers",
-            remedy="Pass what this network's own init returned.",
-        )
+    stats = nothing if stats is None else stats
+    for argument, value in (("params", params), ("stats", stats)):
+        listed = isinstance(value, (tuple, list))
+        if not listed or len(value) != len(layers):
+            raise invalid(
+                f"{name}.apply: {argument}",
+                got=f"{len(value)} entries" if listed else type(value).__name__,
+                expected=f"one entry for each of {len(layers)} layers",
+                remedy="Pass what this network's own init returned.",
+            )
     keys = nothing if key is None else _split(key, layers)
-    return list(zip(layers, params, keys, nothing if stats is None else stats, strict=True))
+    return list(zip(layers, params, keys, stats, strict=True))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 import jax
@@ -60,7 +61,7 @@ def dense(
     >>> out_shape, dense(3).apply(params, jnp.ones((2, 5))).shape
     ((3,), (2, 3))
     """
-    if features < 1:
+    if not isinstance(features, Integral) or features < 1:
         raise invalid(
             "dense(features)",
             got=features,
@@ -75,9 +76,7 @@ def dense(
             remedy="'ntk' keeps the tangent kernel finite as the width grows.",
         )
     for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
-        require_between(
-            f"dense({name})", std, 0.0, math.inf, remedy="It is a standard deviation."
-        )
+        require_between(f"dense({name})", std, 0.0, math.inf, remedy="It is a standard deviation.")
     scaled = parametrization == "ntk"
     with_bias = not scaled or bias_std != 0.0 or bias_init is not None
 
@@ -117,10 +116,9 @@ def dense(
         return limit.affine(kernel, features, weight_std, bias_std, parametrization)
 
     if weight_init is not None or bias_init is not None:
-        kernel = limit.no_limit(
-            "dense with weight_init or bias_init",
-            remedy="Leave both None and choose weight_std and bias_std.",
-        )
+        remedy = "Leave both None and choose weight_std and bias_std."
+        no_limit = limit.no_limit("dense with weight_init or bias_init", remedy)
+        return Layer(init, apply, no_limit)
     return Layer(init, apply, kernel)
 
 
@@ -178,8 +176,7 @@ def dropout(drop_probability: float) -> Layer:
         kept = jax.random.bernoulli(key, keep_probability, x.shape)
         return jnp.where(kept, x / keep_probability, jnp.zeros_like(x))
 
-    base = identity()
-    return base._replace(apply=apply)
+    return stateless("dropout", lambda x: x, lambda kernel: kernel)._replace(apply=apply)
 
 
 def stateless(
@@ -206,20 +203,20 @@ def stateless(
 
 
 def require_in_shape(layer: str, in_shape: Shape, *, min_rank: int) -> None:
-    """Raise unless `in_shape` is a tuple of at least `min_rank` sizes ≥ 1.
+    """Raise unless `in_shape` is a tuple of at least `min_rank` integers ≥ 1.
 
     >>> require_in_shape("dense", (784,), min_rank=1)
     """
     fits = (
         isinstance(in_shape, tuple)
         and len(in_shape) >= min_rank
-        and all(isinstance(n, int) and n >= 1 for n in in_shape)
+        and all(isinstance(n, Integral) and n >= 1 for n in in_shape)
     )
     if not fits:
         raise invalid(
             f"{layer}.init: in_shape",
             got=repr(in_shape),
-            expected=f"a tuple of at least {min_rank} sizes ≥ 1, without the batch axis",
+            expected=f"a tuple of at least {min_rank} integers ≥ 1, without the batch axis",
             remedy="For data x pass x.shape[1:].",
         )
 

@@ -9,12 +9,15 @@ Jacot, Gabriel & Hongler (2018).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float
 
+from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.types import Array
 
@@ -34,7 +37,7 @@ class Kernel:
     ntk        Σ_θ ∂f(x)/∂θ · ∂f(x')/∂θ, per output
     variance1  E[h(x)²];  variance2  E[h(x')²]
     width      number of features (static); scales the NTK in the standard parametrization
-    depth      number of weight layers passed (static)
+    depth      number of weight layers on the shortest path here (static)
     gaussian   whether the features are centered Gaussian (static): activations need it to be so
     """
 
@@ -50,23 +53,30 @@ class Kernel:
 def inputs(x1: Float[Array, "N1 d"], x2: Float[Array, "N2 d"]) -> Kernel:
     """The kernel of the data: k(x, x') = x·x'/d and no tangent part.
 
+    Errors: data that are not floating point, since products of small integers overflow.
+
     >>> inputs(jnp.ones((2, 4)), 2.0 * jnp.ones((3, 4))).nngp.shape
     (2, 3)
     """
+    tree.require_differentiable("x1", x1)
+    tree.require_differentiable("x2", x2)
     d = x1.shape[-1]
-    nngp = jnp.einsum("id,jd->ij", x1, x2) / d
-    variance1 = jnp.einsum("id,id->i", x1, x1)[:, None] / d
-    variance2 = jnp.einsum("jd,jd->j", x2, x2)[None, :] / d
+    # Accelerators would round float32 to fewer bits by default, and angles amplify the error.
+    nngp = jnp.matmul(x1, x2.T, precision=lax.Precision.HIGHEST) / d
+    variance1, variance2 = jnp.mean(x1**2, axis=1)[:, None], jnp.mean(x2**2, axis=1)[None, :]
     return Kernel(nngp, jnp.zeros_like(nngp), variance1, variance2, width=d)
 
 
 def paired_inputs(x: Float[Array, "N d"]) -> Kernel:
     """The kernel of every input with itself, shape (N,): the diagonal, without cancellation.
 
+    Errors: data that are not floating point.
+
     >>> paired_inputs(2.0 * jnp.ones((3, 4))).nngp
     Array([4., 4., 4.], dtype=float32)
     """
-    v = jnp.einsum("id,id->i", x, x) / x.shape[-1]
+    tree.require_differentiable("x", x)
+    v = jnp.mean(x**2, axis=1)
     return Kernel(v, jnp.zeros_like(v), v, v, width=x.shape[-1])
 
 
@@ -121,9 +131,17 @@ def activate(kernel: Kernel, dual: DualActivation, *, layer: str) -> Kernel:
 def add(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
     """The sum of branches that all start at `kernel`: covariances add.
 
-    True only if cross-covariances vanish: at most one branch may lack a weight layer at its end
-    (x + x has covariance 4K, not 2K).
+    True only if cross-covariances vanish: on all paths through all branches but one, a weight
+    layer comes last (x + x has covariance 4K, not 2K).
     """
+    widths = [b.width for b in branches]
+    if len(set(widths)) > 1:
+        raise invalid(
+            f"{layer}.kernel: the branches of {layer}",
+            got=f"widths {widths}",
+            expected="equal widths",
+            remedy="Give the branches the same number of features.",
+        )
     dependent = [b for b in branches if not (b.gaussian and b.depth > kernel.depth)]
     if len(dependent) > 1:
         raise invalid(
@@ -132,33 +150,19 @@ def add(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
             expected="at most one",
             remedy="End every branch but one with a dense layer.",
         )
-    return Kernel(
-        *(
-            sum(getattr(b, name) for b in branches)
-            for name in ("nngp", "ntk", "variance1", "variance2")
-        ),
-        width=branches[0].width,
-        depth=max(b.depth for b in branches),
-        gaussian=all(b.gaussian for b in branches),
-    )
+    gaussian = all(b.gaussian for b in branches)
+    return _weighted_sum(branches, [1.0] * len(branches), width=widths[0], gaussian=gaussian)
 
 
 def concatenate(branches: tuple[Kernel, ...]) -> Kernel:
     """The features of all branches side by side: an average weighted by width."""
     width = sum(b.width for b in branches)
-    return Kernel(
-        *(
-            sum(b.width / width * getattr(b, name) for b in branches)
-            for name in ("nngp", "ntk", "variance1", "variance2")
-        ),
-        width=width,
-        depth=max(b.depth for b in branches),
-        gaussian=False,
-    )
+    shares = [b.width / width for b in branches]
+    return _weighted_sum(branches, shares, width=width, gaussian=False)
 
 
 def no_limit(layer: str, remedy: str) -> Callable[[Kernel], Kernel]:
-    """The `.kernel` of a layer that has no infinite-width limit here: it raises, naming the layer."""
+    """The `.kernel` of a layer with no known infinite-width limit: it raises, naming the layer."""
 
     def kernel(kernel: Kernel) -> Kernel:
         raise invalid(
@@ -172,25 +176,32 @@ def no_limit(layer: str, remedy: str) -> Callable[[Kernel], Kernel]:
     return kernel
 
 
-def piecewise_linear(negative: float, positive: float) -> DualActivation:
-    """The dual of φ(u) = positive·max(u, 0) + negative·min(u, 0): arc-cosine kernels of degree 0, 1.
+def piecewise_linear(negative: float, positive: float, at_zero: float = 0.0) -> DualActivation:
+    """The dual of φ(u) = b·max(u, 0) + a·min(u, 0): arc-cosine kernels of degree 0 and 1.
 
     E[φφ] = (b - a)²(s sin ϑ + (π - ϑ)k)/2π + abk and E[φ'φ'] = (b - a)²(π - ϑ)/2π + ab, with
-    s = √(v₁v₂) and cos ϑ = k/s. Source: Cho & Saul (2009), equation 6.
+    s = √(v₁v₂) and cos ϑ = k/s. a = `negative`, b = `positive`, and `at_zero` is φ'(0), all that
+    counts where a variance is 0.
+    Source: Cho & Saul (2009), equation 6.
 
     >>> piecewise_linear(0.0, 1.0)(jnp.array(1.0), jnp.array(1.0), jnp.array(1.0))
     (Array(0.5, dtype=float32, weak_type=True), Array(0.5, dtype=float32, weak_type=True))
     """
     difference, product = (positive - negative) ** 2, positive * negative
+    mean_slope = (positive + negative) / 2.0
 
     def dual(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-        s = _safe_sqrt(v1 * v2)
+        unit = _unit(v1, v2)
+        k1, s = k / unit, _safe_sqrt((v1 / unit) * (v2 / unit))
         # s sin ϑ from (s - k)(s + k) and ϑ from atan2 stay accurate near ϑ = 0 and π, where
         # arccos does not.
-        sine = _safe_sqrt((s - k) * (s + k))
-        share = 1.0 - _angle(sine, k) / jnp.pi
-        nngp = difference * (sine / jnp.pi + share * k) / 2.0 + product * k
-        return nngp, difference * share / 2.0 + product
+        sine = _safe_sqrt((s - k1) * (s + k1))
+        share = 1.0 - _angle(sine, k1) / jnp.pi
+        nngp = unit * (difference * (sine / jnp.pi + share * k1) / 2.0) + product * k
+        slope1, slope2 = (jnp.where(v > 0, mean_slope, at_zero) for v in (v1, v2))
+        constant = (v1 == 0) | (v2 == 0)
+        derivative = difference * share / 2.0 + product
+        return nngp, jnp.where(constant, slope1 * slope2, derivative)
 
     return dual
 
@@ -200,17 +211,25 @@ def erf(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
 
     Source: Williams (1998), equation 11.
     """
-    # (1 + 2v₁)(1 + 2v₂) - 4k², arranged so that large variances do not cancel.
+    # (1 + 2v₁)(1 + 2v₂) - 4k², arranged so that large variances neither cancel nor overflow.
+    unit = jnp.maximum(_unit(v1, v2), 1.0)
+    one, k, v1, v2 = 1.0 / unit, k / unit, v1 / unit, v2 / unit
     s = _safe_sqrt(v1 * v2)
-    root = jnp.sqrt(1.0 + 2.0 * (v1 + v2) + 4.0 * jnp.maximum((s - k) * (s + k), 0.0))
-    return 2.0 / jnp.pi * jnp.arctan2(2.0 * k, root), 4.0 / jnp.pi / root
+    gap = (s - k) * (s + k)
+    # Rounding may make the gap negative; its derivative, which is not 0 there, has to survive.
+    gap = gap - lax.stop_gradient(jnp.minimum(gap, 0.0))
+    root = jnp.sqrt(one**2 + 2.0 * one * (v1 + v2) + 4.0 * gap)
+    return 2.0 / jnp.pi * jnp.arctan2(2.0 * k, root), 4.0 / jnp.pi * one / root
 
 
 def sin(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
     """The dual of φ = sin: E[φφ] = e^{-(v₁+v₂)/2} sinh k, E[φ'φ'] = e^{-(v₁+v₂)/2} cosh k."""
-    # e^{|k| - (v₁+v₂)/2} ≤ 1, where sinh alone would overflow.
-    size, scale = jnp.abs(k), 0.5 * jnp.exp(jnp.abs(k) - 0.5 * (v1 + v2))
-    sinh = -jnp.sign(k) * jnp.expm1(-2.0 * size) * scale
+    # e^{|k| - (v₁+v₂)/2} ≤ 1, where sinh alone would overflow. Not jnp.abs and jnp.sign, whose
+    # derivatives at k = 0 would cancel that of sinh.
+    sign = jnp.where(k < 0, -1.0, 1.0)
+    size = sign * k
+    scale = 0.5 * jnp.exp(size - 0.5 * (v1 + v2))
+    sinh = -sign * jnp.expm1(-2.0 * size) * scale
     cosh = (1.0 + jnp.exp(-2.0 * size)) * scale
     return sinh, cosh
 
@@ -219,6 +238,35 @@ def cos(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
     """The dual of φ = cos: E[φφ] = e^{-(v₁+v₂)/2} cosh k, E[φ'φ'] = e^{-(v₁+v₂)/2} sinh k."""
     sinh, cosh = sin(k, v1, v2)
     return cosh, sinh
+
+
+def _weighted_sum(
+    branches: tuple[Kernel, ...], weights: list[float], *, width: int, gaussian: bool
+) -> Kernel:
+    def total(moment: str) -> Array:
+        terms = [w * getattr(b, moment) for w, b in zip(weights, branches, strict=True)]
+        return reduce(jnp.add, terms)
+
+    return Kernel(
+        nngp=total("nngp"),
+        ntk=total("ntk"),
+        variance1=total("variance1"),
+        variance2=total("variance2"),
+        width=width,
+        depth=min(b.depth for b in branches),
+        gaussian=gaussian,
+    )
+
+
+def _unit(v1: Array, v2: Array) -> Array:
+    """A power of two of the size of v₁ and v₂, in whose units their product stays a finite float.
+
+    Division by it is exact, and it is constant to derivatives: no result depends on it.
+    """
+    largest = lax.stop_gradient(jnp.maximum(v1, v2))
+    floats = jnp.finfo(largest.dtype)
+    power = lax.reduce_precision(largest, exponent_bits=floats.nexp, mantissa_bits=0)
+    return jnp.where(power > 0, power, 1.0)
 
 
 def _angle(sine: Array, cosine: Array) -> Array:

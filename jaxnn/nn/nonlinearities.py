@@ -48,7 +48,9 @@ def leaky_relu(slope: float = 0.01) -> Layer:
         remedy="It is the derivative for x < 0.",
     )
     fn = partial(activations.leaky_relu, slope=slope)
-    return elementwise(fn, dual=limit.piecewise_linear(slope, 1.0), name="leaky_relu")
+    return elementwise(
+        fn, dual=limit.piecewise_linear(slope, 1.0, at_zero=slope), name="leaky_relu"
+    )
 
 
 def prelu(slope: float = 0.25) -> Layer:

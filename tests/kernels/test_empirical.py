@@ -9,12 +9,12 @@ import pytest
 
 from jaxnn import kernels, losses, nn, optimizers, training
 
-N, M, D, O = 7, 5, 4, 3
+N, M, D, K = 7, 5, 4, 3
 
 
 @pytest.fixture
 def problem(float64):
-    net = nn.mlp((6, O), activation=nn.tanh(), bias_std=0.4)
+    net = nn.mlp((6, K), activation=nn.tanh(), bias_std=0.4)
     params, _ = net.init(jax.random.key(0), (D,))
     x1 = jax.random.normal(jax.random.key(1), (N, D))
     x2 = 1.7 * jax.random.normal(jax.random.key(2), (M, D)) + 0.3
@@ -22,9 +22,9 @@ def problem(float64):
 
 
 def jacobians(f, params, x):
-    """Leaves (N, O, size), in order."""
+    """Leaves (N, K, size), in order."""
     leaves = jax.tree.leaves(jax.jacrev(lambda p: f(p, x))(params))
-    return [np.asarray(j).reshape(len(x), O, -1) for j in leaves]
+    return [np.asarray(j).reshape(len(x), K, -1) for j in leaves]
 
 
 def expected(f, params, x1, x2, weights=None):
@@ -43,7 +43,7 @@ def test_outputs_of_every_method(problem, method):
     wanted = {
         "full": full,
         "diagonal": np.einsum("nmaa->nma", full),
-        "mean": np.einsum("nmaa->nm", full) / O,
+        "mean": np.einsum("nmaa->nm", full) / K,
     }
     for outputs, kernel in wanted.items():
         found = kernels.ntk(f, params, x1, x2, outputs=outputs, method=method)
@@ -60,7 +60,7 @@ def test_the_kernel_of_a_batch_with_itself_is_that_with_a_copy(problem):
 
 def test_a_coupled_function_is_refused_or_taken_whole(problem):
     _, params, x1, x2 = problem
-    net = nn.mlp((6, O), activation=nn.tanh(), bias_std=0.4)
+    net = nn.mlp((6, K), activation=nn.tanh(), bias_std=0.4)
 
     def f(params, x):
         y = net.apply(params, x)
@@ -102,7 +102,7 @@ def test_a_metric_is_a_preconditioned_step(problem):
     """df/dt of gradient descent with a rate per parameter is -Θ_M times the loss's gradient."""
     f, params, x1, _ = problem
     rates = jax.tree.map(lambda p: 0.1 + jnp.abs(p), params)
-    y = jnp.ones((N, O))
+    y = jnp.ones((N, K))
     objective = lambda p: jnp.sum(losses.half_squared_error(f(p, x1), y))
     direction = jax.tree.map(lambda g, r: -r * g, jax.grad(objective)(params), rates)
     velocity = jax.jvp(lambda p: f(p, x1), (params,), (direction,))[1]
@@ -126,9 +126,9 @@ def test_the_operator_applies_the_full_kernel_and_its_transpose(problem):
     f, params, x1, x2 = problem
     operator = kernels.ntk_operator(f, params, x1, x2)
     full = sum(expected(f, params, x1, x2))
-    v = jax.random.normal(jax.random.key(6), (M, O))
+    v = jax.random.normal(jax.random.key(6), (M, K))
     np.testing.assert_allclose(operator @ v, np.einsum("nmab,mb->na", full, v), rtol=1e-11)
-    u = jax.random.normal(jax.random.key(7), (N, O))
+    u = jax.random.normal(jax.random.key(7), (N, K))
     np.testing.assert_allclose(operator.T @ u, np.einsum("nmab,na->mb", full, u), rtol=1e-11)
 
 
@@ -141,7 +141,9 @@ def test_under_jit_and_for_gradients(problem):
     direction = jax.tree.map(lambda p: jnp.ones_like(p), params)
     shifted = [jax.tree.map(lambda p, s=s: p + s * step, params) for s in (1, -1)]
     difference = (kernel(shifted[0], x1) - kernel(shifted[1], x1)) / (2 * step)
-    total = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (slope, direction))))
+    total = sum(
+        jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (slope, direction)), strict=True)
+    )
     np.testing.assert_allclose(total, difference, rtol=1e-6)
 
 
@@ -184,7 +186,7 @@ def test_alignment_and_rank_against_their_definitions(float64):
 def test_nngp_is_the_gram_matrix_of_the_outputs(problem):
     f, params, x1, x2 = problem
     y1, y2 = np.asarray(f(params, x1)), np.asarray(f(params, x2))
-    np.testing.assert_allclose(kernels.nngp(f, params, x1, x2), y1 @ y2.T / O, rtol=1e-12)
+    np.testing.assert_allclose(kernels.nngp(f, params, x1, x2), y1 @ y2.T / K, rtol=1e-12)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
@@ -206,14 +208,14 @@ def test_the_linear_model_has_a_constant_kernel_and_trains_by_it(problem):
     np.testing.assert_allclose(
         kernels.ntk(linear, elsewhere, x1, x2), kernels.ntk(f, params, x1, x2), rtol=1e-12
     )
-    y = jnp.sin(x1[:, :O])
+    y = jnp.sin(x1[:, :K])
     rate = 0.05
     fit = training.fit(
         linear, params, losses.half_squared_error, (x1, y),
         optimizers.gradient_descent(rate), steps=40,
     )  # fmt: skip
-    theta = kernels.ntk(f, params, x1, outputs="full").transpose(0, 2, 1, 3).reshape(N * O, N * O)
-    step = np.eye(N * O) - rate * np.asarray(theta) / N
+    theta = kernels.ntk(f, params, x1, outputs="full").transpose(0, 2, 1, 3).reshape(N * K, N * K)
+    step = np.eye(N * K) - rate * np.asarray(theta) / N
     start = np.asarray(f(params, x1) - y).ravel()
     predicted = np.linalg.matrix_power(step, 40) @ start
     found = np.asarray(linear(fit.params, x1) - y).ravel()

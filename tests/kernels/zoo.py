@@ -99,10 +99,10 @@ VECTOR_FUNCTIONS = {
     ),
     "symmetrized": lambda: (lambda p, x: jnp.tanh(x @ (p + p.T)), normal(1, 5, 5)),
     "weight norm": lambda: (
-        lambda p, x: jnp.tanh(
-            x @ (p[0] / jnp.linalg.norm(p[0], axis=0, keepdims=True) * p[1][None, :])
-        )
-        @ p[2],
+        lambda p, x: (
+            jnp.tanh(x @ (p[0] / jnp.linalg.norm(p[0], axis=0, keepdims=True) * p[1][None, :]))
+            @ p[2]
+        ),
         (W(), normal(2, 4), V()),
     ),
     "weight norm by rows": lambda: (
@@ -181,15 +181,13 @@ VECTOR_FUNCTIONS = {
         normal(1, 5, 5),
     ),
     "stacked layers": lambda: (
-        lambda p, x: lax.scan(
-            lambda h, w: (jnp.tanh(h @ w["W"] + bias(w["b"], h)), None), x, p
-        )[0],
+        lambda p, x: lax.scan(lambda h, w: (jnp.tanh(h @ w["W"] + bias(w["b"], h)), None), x, p)[0],
         {"W": normal(1, 3, 5, 5), "b": normal(2, 3, 5)},
     ),
     "stacked layers, reversed and scaled": lambda: (
-        lambda p, x: lax.scan(
-            lambda h, w: (jnp.tanh(h @ (0.7 * w.T)), None), x, p, reverse=True
-        )[0],
+        lambda p, x: lax.scan(lambda h, w: (jnp.tanh(h @ (0.7 * w.T)), None), x, p, reverse=True)[
+            0
+        ],
         normal(1, 3, 5, 5),
     ),
     "one layer repeated": lambda: (
@@ -240,9 +238,9 @@ SEQUENCE_FUNCTIONS = {
         normal(1, 4, 5, 2),
     ),
     "one attention head": lambda: (
-        lambda p, x: (
-            jax.nn.softmax(jnp.einsum("ntd,dk,nsk->nts", x, p[0], x)) @ (x @ p[1])
-        ).sum(1),
+        lambda p, x: (jax.nn.softmax(jnp.einsum("ntd,dk,nsk->nts", x, p[0], x)) @ (x @ p[1])).sum(
+            1
+        ),
         (normal(1, 5, 5), W()),
     ),
     "recurrence": lambda: (recurrence, (W(), normal(2, 4, 4), V())),
@@ -294,6 +292,14 @@ IMAGE_FUNCTIONS = {
     "scaled, transposed window": lambda: (
         lambda w, x: convolution()(0.4 * w.transpose(1, 0, 2, 3), x),
         normal(1, 3, 2, 4, 2),
+    ),
+    "bias of all positions": lambda: (
+        lambda p, x: jnp.tanh(convolution_map(p[0], x) + p[1].reshape(1, 1, 1, -1)).sum((1, 2)),
+        (normal(1, 3, 3, 4, 2), normal(2, 2)),
+    ),
+    "bias of all channels": lambda: (
+        lambda p, x: jnp.tanh(p[1].reshape(1, 5, 6, 1) + convolution_map(p[0], x)).sum((1, 2)),
+        (normal(1, 3, 3, 4, 2), normal(2, 5, 6)),
     ),
     "pooled": lambda: (
         lambda w, x: nn_pool(convolution_map(w, x)),
