@@ -187,11 +187,10 @@ def busy_inits(files: Files) -> Iterator[str]:
             )
             # Modules handed on when first named (PEP 562), with imports for type checkers alone.
             lazy = isinstance(node, ast.FunctionDef) and node.name in ("__getattr__", "__dir__")
-            typing = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-            hands_on = all(
-                isinstance(part, (ast.Import, ast.ImportFrom))
-                for part in (node.body + node.orelse if typing else [node])
-            )
+            parts = [node]
+            if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+                parts = node.body + node.orelse
+            hands_on = all(isinstance(part, (ast.Import, ast.ImportFrom)) for part in parts)
             if not (names_all or lazy or hands_on):
                 yield f"{path}:{node.lineno}: does more than hand on names"
 

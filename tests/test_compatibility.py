@@ -32,6 +32,7 @@ def test_the_faulty_releases_and_no_others(version, issue):
     if issue is None:
         assert fault is None
     else:
+        assert fault is not None
         assert all(part in fault for part in (version, issue, "pip install", "!=0.10.2", FLAG))
 
 

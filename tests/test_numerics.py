@@ -39,6 +39,7 @@ def cross_entropy(theta, unravel, x, y):
 def hessian_vector_product(layers, direction, x, y):
     """The R-operator (Pearlmutter, 1994) on backpropagation, by hand: R{z} is dz/dε at θ + εv."""
     h, rh, forward = x, np.zeros_like(x), []
+    z, rz = h, rh
     for (weight, bias), (v, c) in zip(layers, direction, strict=True):
         z, rz = h @ weight + bias, rh @ weight + h @ v + c
         forward.append((h, rh))

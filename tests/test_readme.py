@@ -55,7 +55,9 @@ def test_the_command_lines_are_those_of_ci(module, extras):
     venv, install, run = (shlex.split(part) for part in command.split(" && "))
     assert venv == ["python3", "-m", "venv", ".venv"]
     assert (install[0], install[1], install[-2]) == (".venv/bin/pip", "install", "-e")
-    assert set(re.fullmatch(r"\.\[(.*)\]", install[-1])[1].split(",")) == extras
+    named = re.fullmatch(r"\.\[(.*)\]", install[-1])
+    assert named is not None
+    assert set(named[1].split(",")) == extras
     assert run == [".venv/bin/python", "-m", module]
 
 

@@ -200,7 +200,7 @@ def matmul_rate(n=2048):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Time empirical kernels.")
     parser.add_argument("--only", nargs="*", help="names of workloads")
     parser.add_argument("--outputs", nargs="*", default=["mean", "full"])
     parser.add_argument("--limit", type=float, default=20.0, help="seconds expected at most")

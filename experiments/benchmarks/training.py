@@ -6,6 +6,16 @@ it does not look at what it computes and cannot be stopped. The variants take tu
 so that other load falls on all of them; the number is the median of the ratios of neighboring runs.
 
     python -m experiments.benchmarks.training [--repeats 15] [--epochs 2]
+
+Measured on 2026-11-22 on 2 cores of an AMD EPYC (family 26) shared with other work (load 4 to 7),
+Python 3.11.7, jax and jaxlib 0.10.1, optax 0.2.8, 25 repeats:
+
+                   ours/hand (quartiles)    processor time    a step by hand
+    adam           0.991 (0.981-1.075)      0.992             2.85 ms
+    sgd momentum   1.013 (0.966-1.099)      1.021             3.69 ms
+
+What `fit` does more in a run of n epochs: one more permutation (22 ms; it looks one batch ahead, to
+know that the loss is finite where it stops) and one loss per chunk.
 """
 
 import argparse

@@ -103,7 +103,7 @@ def choose(costs: dict[Contraction, Cost], max_bytes: int | float = math.inf) ->
     >>> choose({"gram": Cost(1e6, 100), "explicit": Cost(1e9, 100), "one-sided": Cost(1e8, 1)}).how
     'gram'
     """
-    fitting = {how: cost for how, cost in costs.items() if cost.bytes <= max_bytes}
+    fitting: dict[Contraction, Cost] = {h: c for h, c in costs.items() if c.bytes <= max_bytes}
     if not fitting:
         how = min(costs, key=lambda how: costs[how].bytes)
         return Choice(how, costs[how], "smallest intermediates; none fits the byte budget")

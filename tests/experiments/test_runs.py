@@ -13,6 +13,9 @@ from experiments.harness import perform
 from experiments.report import chapter
 
 EXPERIMENTS = catalog()
+# These compile for half a minute; .ci/run runs every experiment at this scale besides.
+LONG = ("train_digits", "optimizer_parity", "ntk_width")
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
 
 @functools.cache
@@ -22,7 +25,7 @@ def smoke(name):
         return perform(EXPERIMENTS[name], "smoke")
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_runs_and_nothing_fails(name, tmp_path):
     record = smoke(name)
     assert record.error is None, record.error

@@ -123,7 +123,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = ("flax linen ViT block", "flax linen ResNet block", "equinox GRU", "haiku convolution")
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MODELS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_kernel_linear_model_and_operator(name, float64):
     make, shape = MODELS[name]
     if shape is None:

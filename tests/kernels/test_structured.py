@@ -36,7 +36,24 @@ def flat(kernel):
     return kernel.reshape(n, m, first, -1)
 
 
-@pytest.mark.parametrize("name", zoo.FUNCTIONS)
+QUICK = {
+    "mlp", "scalar output", "pytree output", "scaled", "transposed", "sliced", "concatenated",
+    "repeated rows", "weight norm", "tied autoencoder", "overlapping slices", "disjoint slices",
+    "parameters returned", "no parameter used", "prelu", "remat", "custom_jvp product",
+    "stacked layers", "one layer repeated", "vmap over heads", "weights per position",
+    "recurrence", "dilated, padded", "grouped", "bias of all channels", "embedding, out of range",
+    "tied embedding",
+}  # fmt: skip
+"""One function of every kind; the others take as long again three times."""
+
+NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in zoo.FUNCTIONS]
+
+
+def test_the_quick_functions_exist():
+    assert set(zoo.FUNCTIONS) >= QUICK
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_full_kernel_is_the_contraction_of_the_jacobian(name):
     with jax.enable_x64(True):
         f, params, x1, x2 = zoo.case(name)

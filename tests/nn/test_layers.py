@@ -121,7 +121,7 @@ def test_dense_under_jit_vmap_and_grad(float64):
         params = init(key)
         close(flat(jax.tree.map(lambda p, i=i: p[i], batch)), flat(params), float64)
         close(y[i], layer.apply(params, x), float64)
-    gradient = jax.grad(lambda p: jnp.sum(layer.apply(p, x)))(params)
+    gradient = jax.grad(lambda p: jnp.sum(layer.apply(p, x)))(init(keys[0]))
     close(gradient["W"], 1.1 / 2 * np.outer(np.sum(x, axis=0), np.ones(2)), float64)
     close(gradient["b"], [2.0, 2.0], float64)  # 5 examples times 0.4
 
