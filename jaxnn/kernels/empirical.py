@@ -129,7 +129,7 @@ def plan(
     >>> for row in plan(f, params, jax.ShapeDtypeStruct((64, 784), "float32")).rows:
     ...     print(row.parameter, row.contraction)
     ['W'] gram
-    ['b'] direct
+    ['b'] gram
     """
     task = blocks.problem(f, params, x1, metric, groups)
     return planned(task, x1, x2, outputs, method, max_bytes)[1]

@@ -70,7 +70,7 @@ def analysis(
     The gradients of the leaves in `formed` are formed in any case; so are those of leaves that
     are joined into one matrix, if `apart` asks for every leaf's contribution by itself.
 
-    >>> def f(w, b, x): return [jnp.tanh(x @ (2.0 * w).T) + b]
+    >>> def f(w, b, x): return [b * jnp.tanh(x @ (2.0 * w).T)]
     >>> found = analysis(f, [jnp.ones((3, 2)), jnp.ones(3)], jnp.ones(2))
     >>> found.terms[0].shape, found.direct
     ((1, 2, 3), (1,))

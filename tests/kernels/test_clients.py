@@ -123,7 +123,14 @@ MODELS = {
 }
 
 
-SLOW = ("flax linen ViT block", "flax linen ResNet block", "equinox GRU", "haiku convolution")
+SLOW = (
+    "flax linen ViT block",
+    "flax linen ResNet block",
+    "flax linen LSTM",
+    "flax linen embedding",
+    "equinox GRU",
+    "haiku convolution",
+)
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MODELS]
 
 
@@ -158,6 +165,5 @@ def test_weights_of_a_flax_model_are_found_in_its_products():
     f, params = of_linen(LinenMLP())(jax.random.key(0), x)
     rows = kernels.plan(f, params, x).rows
     assert {row.parameter for row in rows if row.contraction != "direct"} == {
-        "['Dense_0']['kernel']",
-        "['Dense_1']['kernel']",
+        f"['Dense_{layer}']['{name}']" for layer in (0, 1) for name in ("bias", "kernel")
     }

@@ -3,6 +3,8 @@
 Every case is also decided by brute force: an example is replaced, and the outputs of the others are
 looked at. "independent" is an exact promise. "coupled" may be said only where data meet, "unknown"
 of anything.
+
+More than 500 lines, as it is one table of cases by primitive, each too small for a file.
 """
 
 from functools import partial
