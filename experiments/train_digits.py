@@ -1,6 +1,6 @@
 """A small network learns to read: 97 % of handwritten digits it has never seen.
 
-One hidden-layer pair trained by Adam on 1437 real digits; 360 others are looked at once, at the
+Two hidden layers trained by Adam on 1437 real digits; 360 others are looked at once, at the
 end. The same network trained on shuffled labels stays at chance.  [S0.35, S2.2, S2.5, S3.4]
 """
 
