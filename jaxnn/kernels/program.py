@@ -24,13 +24,18 @@ Taps: TypeAlias = dict[int, Any]
 
 
 class Equation(NamedTuple):
-    """outputs = primitive(inputs); inputs and outputs are the numbers of values."""
+    """outputs = primitive(inputs); inputs and outputs are the numbers of values.
+
+    A scan that parameters enter also has its body, and its numbers of constants, of carries and of
+    iterations.
+    """
 
     primitive: Primitive
     params: dict[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     body: "Program | None" = None
+    scan: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -119,14 +124,8 @@ def bind(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def scan_lengths(equation: Equation) -> tuple[int, int, int]:
-    """(number of constants, number of carries, number of iterations) of a scan."""
-    p = equation.params
-    return p["num_consts"], p["num_carry"], p["length"]
-
-
 def _run_scan(equation: Equation, inputs: list[Any], taps: Taps) -> tuple[list[Any], Taps]:
-    consts, carries, length = scan_lengths(equation)
+    consts, carries, length = equation.scan
     fixed, init, xs = inputs[:consts], inputs[consts : consts + carries], inputs[consts + carries :]
     body = equation.body
     assert body is not None
@@ -225,13 +224,16 @@ def _append(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> list[in
     body = None
     if eqn.primitive is scan_p and varying and any(program.is_parameter(i) for i in inputs):
         body = _scan_body(program, eqn, inputs)
-    program.equations.append(Equation(eqn.primitive, eqn.params, inputs, tuple(outputs), body))
+    scan = (0, 0, 0) if body is None else _scan_sizes(eqn)
+    program.equations.append(
+        Equation(eqn.primitive, eqn.params, inputs, tuple(outputs), body, scan)
+    )
     return outputs
 
 
 def _scan_body(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> Program | None:
     """The body as a program of its own, its parameters being the scan's parameter inputs."""
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries, _ = _scan_sizes(eqn)
     if any(program.is_parameter(i) for i in inputs[consts : consts + carries]):
         return None  # a parameter becomes data after one iteration
     closed = eqn.params["jaxpr"]
@@ -248,6 +250,20 @@ def _scan_body(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> Prog
     return body
 
 
+def _scan_sizes(eqn: JaxprEqn) -> tuple[int, int, int]:
+    """Numbers of constants, carries and iterations, told by shapes.
+
+    What is scanned over has an axis more than the body sees of it; the names of a scan's own
+    parameters differ between versions of JAX.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+    same_in = [a.aval.shape == b.aval.shape for a, b in zip(eqn.invars, body.invars, strict=True)]
+    same_out = [
+        a.aval.shape == b.aval.shape for a, b in zip(eqn.outvars, body.outvars, strict=True)
+    ]
+    return sum(same_in) - sum(same_out), sum(same_out), eqn.params["length"]
+
+
 def zero_taps(program: Program, tapped: PyTree) -> Taps:
     """Zeros in the shape of the outputs of the tapped equations.
 
@@ -260,7 +276,7 @@ def zero_taps(program: Program, tapped: PyTree) -> Taps:
             aval = program.avals[equation.outputs[0]]
             taps[index] = jnp.zeros(aval.shape, aval.dtype)
         else:
-            _, _, length = scan_lengths(equation)
+            _, _, length = equation.scan
             stack = partial(_stacked, length)
             taps[index] = jax.tree.map(stack, zero_taps(equation.body, inner))
     return taps

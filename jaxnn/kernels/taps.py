@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import primitives as p
 
-from jaxnn.kernels.program import Equation, Program, bind, scan_lengths
+from jaxnn.kernels.program import Equation, Program, bind
 from jaxnn.kernels.views import CONSTANT, NotAViewError, View, same_scale, view
 from jaxnn.types import Array
 
@@ -125,7 +125,7 @@ def _injective(seen: View | None) -> bool:
 
 
 def _uses_in_scan(program: Program, equation: Equation, inputs: dict[int, View]) -> dict[Path, Use]:
-    consts, _, length = scan_lengths(equation)
+    consts, _, length = equation.scan
     body = equation.body
     assert body is not None
     views = {
