@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive
 from jax.extend.core.primitives import closed_call_p, jit_p, remat_p, scan_p
 
-from jaxnn.types import Array, PyTree
+from jaxnn.types import Array, PyTree, Shape
 
 Taps: TypeAlias = dict[int, Any]
 """By index of an equation: what is added to its output, or for a scan the taps of its body."""
@@ -257,11 +257,15 @@ def _scan_sizes(eqn: JaxprEqn) -> tuple[int, int, int]:
     parameters differ between versions of JAX.
     """
     body = eqn.params["jaxpr"].jaxpr
-    same_in = [a.aval.shape == b.aval.shape for a, b in zip(eqn.invars, body.invars, strict=True)]
-    same_out = [
-        a.aval.shape == b.aval.shape for a, b in zip(eqn.outvars, body.outvars, strict=True)
-    ]
+    same_in, same_out = (
+        [_shape(outer) == _shape(inner) for outer, inner in zip(*pair, strict=True)]
+        for pair in ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
+    )
     return sum(same_in) - sum(same_out), sum(same_out), eqn.params["length"]
+
+
+def _shape(atom: Any) -> Shape:
+    return atom.aval.shape
 
 
 def zero_taps(program: Program, tapped: PyTree) -> Taps:
