@@ -117,11 +117,13 @@ def factored(
     ) -> Block:
         (first, count1), (second, count2) = prepared1, prepared2
         block: Block = {}
-        arrays = zip(structure.terms, choices, first.terms, second.terms, strict=True)
-        for term, choice, a, b in arrays:
-            left = parts(term, a)
-            right = left if same else parts(term, b)
+        for number, (term, choice) in enumerate(zip(structure.terms, choices, strict=True)):
+            left = parts(term, first.terms[number])
+            right = left if same else parts(term, second.terms[number])
             part = contractions.contract(left, right, term.shape, outputs, choice.how)
+            a, b = first.channels[number], second.channels[number]
+            if a is not None and b is not None:
+                part = part + a.inner(a if same else b, outputs)
             leaf = min(term.leaves)
             weight = task.weights[leaf]
             _accumulate(block, task.labels[leaf], part if weight is None else weight * part)

@@ -64,13 +64,25 @@ def inner(
     >>> inner(jnp.ones((2, 3, 4)), jnp.ones((5, 3, 4)), "full").shape
     (2, 5, 3, 3)
     """
+    if outputs == "mean":  # one product of matrices; XLA copies for a sum over several axes
+        return left.reshape(left.shape[0], -1) @ right.reshape(right.shape[0], -1).T
     left, right = (g.reshape(*g.shape[:2], -1) for g in (left, right))
     a, b, out = _letters(outputs)
     return jnp.einsum(f"n{a}x,m{b}x->nm{out}", left, right)
 
 
-def gradient(parts: Parts, shape: tuple[int, int, int]) -> Float[Array, "N O B C K"]:
-    """The gradients themselves, Σ_t row ⊗ column."""
+def mirrored(block: Array) -> Array:
+    """The block of the second argument against the first: examples and outputs change places.
+
+    >>> mirrored(jnp.ones((2, 5, 3, 4))).shape
+    (5, 2, 4, 3)
+    """
+    swapped = jnp.swapaxes(block, 0, 1)
+    return jnp.swapaxes(swapped, 2, 3) if block.ndim == 4 else swapped
+
+
+def gradient(parts: Parts, shape: tuple[int, int, int]) -> Float[Array, "N O B K C"]:
+    """The gradients themselves, Σ_t column ⊗ row: in this order a product leaves them so."""
     return reduce(jnp.add, [_outer(part, shape) for part in parts])
 
 
@@ -78,8 +90,10 @@ def _outer(part: Part, shape: tuple[int, int, int]) -> Array:
     if part.looks_up:
         return _scattered(part, shape)
     if part.transposed:
-        return jnp.einsum("nobtc,nbtk->nobck", part.column, part.row)
-    return jnp.einsum("nbtc,nobtk->nobck", part.row, part.column)
+        return jnp.einsum("nobtc,nbtk->nobkc", part.column, part.row)
+    if part.row.shape[1] == 1:  # XLA multiplies in half the time without an axis of size 1
+        return jnp.einsum("notk,ntc->nokc", part.column[:, :, 0], part.row[:, 0])[:, :, None]
+    return jnp.einsum("nobtk,nbtc->nobkc", part.column, part.row)
 
 
 def _scattered(part: Part, shape: tuple[int, int, int]) -> Array:
@@ -91,7 +105,7 @@ def _scattered(part: Part, shape: tuple[int, int, int]) -> Array:
         return zeros.at[:, numbers].add(columns_at, mode="drop")
 
     over_blocks = jax.vmap(block, in_axes=(0, 1), out_axes=1)
-    return jax.vmap(over_blocks)(absent, part.column)
+    return jnp.swapaxes(jax.vmap(over_blocks)(absent, part.column), 3, 4)
 
 
 def _gram(first: Part, second: Part, outputs: Outputs) -> Array:
@@ -100,8 +114,7 @@ def _gram(first: Part, second: Part, outputs: Outputs) -> Array:
         rows = _row_products(first, second)
         if first.column.shape[2:4] == second.column.shape[2:4] == (1, 1):
             # Without the axes of size 1, XLA multiplies the factors as they lie in memory.
-            left, right = first.column[:, :, 0, 0], second.column[:, :, 0, 0]
-            columns = jnp.einsum(f"n{a}k,m{b}k->nm{out}", left, right)
+            columns = inner(first.column, second.column, outputs)
             return jnp.einsum(f"nm,nm{out}->nm{out}", rows[:, :, 0, 0, 0], columns)
         columns = jnp.einsum(f"n{a}btk,m{b}bsk->nm{out}bts", first.column, second.column)
         return _sum_of_products(rows, columns, "nmbts", f"nm{out}bts", out)
@@ -157,15 +170,15 @@ def _one_sided(part: Part, right: Array, outputs: Outputs) -> Array:
         rows = jnp.maximum(part.row, 0)
 
         def pick(numbers: Array, valid: Array) -> Array:  # (B, T) -> (M, O, B, T, K)
-            per_block = jax.vmap(lambda m, n: jnp.take(m, n, axis=2), (2, 0), 2)
-            found = per_block(right, numbers)
+            per_block = jax.vmap(lambda m, n: jnp.take(m, n, axis=3), (2, 0), 2)
+            found = jnp.swapaxes(per_block(right, numbers), 3, 4)
             return jnp.where(valid[None, None, :, :, None], found, jnp.zeros_like(found))
 
         applied = jax.vmap(pick)(rows, part.row >= 0)
     elif part.transposed:
-        applied = jnp.einsum("nbtk,mpbck->nmpbtc", part.row, right)
+        applied = jnp.einsum("nbtk,mpbkc->nmpbtc", part.row, right)
     else:
-        applied = jnp.einsum("nbtc,mpbck->nmpbtk", part.row, right)
+        applied = jnp.einsum("nbtc,mpbkc->nmpbtk", part.row, right)
     return jnp.einsum(f"n{a}btk,nm{b}btk->nm{out}", part.column, applied)
 
 

@@ -78,6 +78,9 @@ def ntk(
                output
     max_bytes  bound on the memory for intermediates (not for the result): batches are tiled
 
+    On GPUs and TPUs float32 products may be rounded to fewer bits by default; where that matters,
+    compute under `jax.default_matmul_precision("highest")`.
+
     Errors: leaves of `params` that are not real floating point, f that couples the examples of a
     batch, inputs of different shapes, unknown `outputs` or `method`, a `metric` of other structure.
 

@@ -123,6 +123,17 @@ class _Sizes:
         """Entries of the result per pair of examples."""
         return {"full": self.num_outputs**2, "diagonal": self.num_outputs, "mean": 1}[self.outputs]
 
+    @property
+    def products(self) -> int:
+        """Inner products of gradients per pair of examples."""
+        return self.num_outputs * (self.num_outputs if self.outputs == "full" else 1)
+
+    def channel_flops(self, blocks: int, rows: int, columns: int, pairs: int) -> float:
+        """Flops of a channel, at most one number per column."""
+        examples = self.n1 + (0 if self.symmetric else self.n2)
+        applied = 2.0 * examples * blocks * columns * (rows + self.num_outputs)
+        return applied + 4.0 * pairs * self.products * blocks * columns
+
     def costs(self, n1: int, n2: int, number: int) -> dict:
         return contraction_costs(
             self.shapes[number],
@@ -173,9 +184,13 @@ def _decided(
         shape = f"{b} x ({c}, {k}) at {positions}" if b > 1 else f"({c}, {k}) at {positions}"
         name = " ".join(task.paths[leaf] for leaf in sorted(term.leaves))
         cost = choice.cost
-        rows.append(Row(name, shape, choice.how, cost.flops * tiles, cost.bytes, choice.reason))
+        how, flops = str(choice.how), cost.flops * tiles
+        if term.channel is not None:
+            how += " + channel"
+            flops += sizes.channel_flops(b, c, k, n1 * n2 * tiles)
+        rows.append(Row(name, shape, how, flops, cost.bytes, choice.reason))
         choices.append(choice)
-    products = sizes.num_outputs * (sizes.num_outputs if sizes.outputs == "full" else 1)
+    products = sizes.products
     for leaf in structure.direct:
         array = task.leaves[leaf]
         flops = 2.0 * n1 * n2 * tiles * products * array.size
@@ -194,13 +209,17 @@ def program_flops(program: Program) -> float:
     """Floating-point operations of one run: those of products, and one per other output entry."""
     total = 0.0
     for equation in program.equations:
-        avals = [program.avals[i] for i in equation.inputs]
-        out = program.avals[equation.outputs[0]]
-        total += _flops(equation.primitive, equation.params, avals, out)
+        inputs, outputs = (
+            [program.avals[i] for i in values] for values in (equation.inputs, equation.outputs)
+        )
+        total += _flops(equation.primitive, equation.params, inputs, outputs)
     return total
 
 
-def _flops(primitive: Any, params: dict[str, Any], inputs: list[Any], output: Any) -> float:
+def _flops(primitive: Any, params: dict[str, Any], inputs: list[Any], outputs: list[Any]) -> float:
+    if not outputs:  # a print
+        return 0.0
+    output = outputs[0]
     if primitive is p.dot_general_p:
         (contract, _), _ = params["dimension_numbers"]
         return 2.0 * output.size * math.prod(inputs[0].shape[i] for i in contract)
@@ -213,9 +232,8 @@ def _flops(primitive: Any, params: dict[str, Any], inputs: list[Any], output: An
         jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
         if isinstance(jaxpr, Jaxpr):
             for e in jaxpr.eqns:
-                inner += _flops(
-                    e.primitive, e.params, [v.aval for v in e.invars], e.outvars[0].aval
-                )
+                avals = ([v.aval for v in variables] for variables in (e.invars, e.outvars))
+                inner += _flops(e.primitive, e.params, *avals)
     return times * inner if inner else float(np.prod(output.shape))
 
 

@@ -1,12 +1,11 @@
 """A function as a list of equations that can be read, and run again with taps in it.
 
-`trace` unfolds f(params, example) into a `Program`. Calls that parameters pass through (jit,
-remat) are inlined; what depends on neither parameters nor data is computed at once. Every value
-is known to be *varying* (it depends on the data) or not, and from which parameters it comes.
+Every value is known to be *varying* (it depends on the data) or not, and from which parameters it
+comes. `unfolding.trace` makes the program of a function.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Primitive
-from jax.extend.core.primitives import closed_call_p, jit_p, remat_p, scan_p
+from jax.extend.core import Primitive
 
-from jaxnn.types import Array, PyTree, Shape
+from jaxnn.types import Array, PyTree
 
 Taps: TypeAlias = dict[int, Any]
 """By index of an equation: what is added to its output, or for a scan the taps of its body."""
@@ -66,24 +64,23 @@ class Program:
         """The equation whose output the value is, or None for inputs and constants."""
         return next((e for e in self.equations if value in e.outputs), None)
 
+    def ancestors(self, values: Iterable[int]) -> frozenset[int]:
+        """The values that the given ones are computed from, and they themselves."""
+        needed = set(values)
+        for equation in reversed(self.equations):
+            if needed.intersection(equation.outputs):
+                needed.update(equation.inputs)
+        return frozenset(needed)
 
-def trace(f: Callable[..., Sequence[Array]], leaves: Sequence[Any], data: Sequence[Any]) -> Program:
-    """The program of f(*leaves, *data), whose first inputs are parameters and the others data.
-
-    >>> program = trace(lambda w, x: [jnp.tanh(x @ (2.0 * w))], [jnp.ones((2, 3))], [jnp.ones(2)])
-    >>> [e.primitive.name for e in program.equations]
-    ['mul', 'dot_general', 'tanh']
-    >>> [program.is_parameter(e.outputs[0]) for e in program.equations]
-    [True, False, False]
-    """
-    closed = jax.make_jaxpr(f)(*leaves, *data)
-    program = Program()
-    for position, var in enumerate(closed.jaxpr.invars):
-        is_leaf = position < len(leaves)
-        source = frozenset([position]) if is_leaf else frozenset()
-        program.inputs.append(_new(program, var.aval, source, not is_leaf))
-    program.outputs.extend(_inline(program, closed.jaxpr, closed.consts, program.inputs))
-    return program
+    def evaluated(self, value: int, leaves: Sequence[Any]) -> Any:
+        """A value that depends on parameters alone, at parameters `leaves`."""
+        needed = self.ancestors([value])
+        equations = [e for e in self.equations if needed.intersection(e.outputs)]
+        data = [None] * (len(self.inputs) - len(leaves))
+        ((result,), _) = run(
+            replace(self, outputs=[value], equations=equations), [*leaves, *data], {}
+        )
+        return result
 
 
 def run(program: Program, arguments: Sequence[Any], taps: Taps) -> tuple[list[Any], Taps]:
@@ -92,6 +89,7 @@ def run(program: Program, arguments: Sequence[Any], taps: Taps) -> tuple[list[An
     A tap is added to the first output of its equation: zero leaves the result as it is, and the
     derivative with respect to it is the cotangent of that output.
 
+    >>> from jaxnn.kernels.unfolding import trace
     >>> program = trace(lambda w, x: [x @ w], [jnp.ones((2, 3))], [jnp.ones(2)])
     >>> run(program, [jnp.ones((2, 3)), jnp.ones(2)], {0: 10.0 * jnp.ones(3)})[0]
     [Array([12., 12., 12.], dtype=float32)]
@@ -115,6 +113,7 @@ def run(program: Program, arguments: Sequence[Any], taps: Taps) -> tuple[list[An
 def bind(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     """The outputs of one equation.
 
+    >>> from jaxnn.kernels.unfolding import trace
     >>> program = trace(lambda w, x: [x @ w], [jnp.ones((2, 3))], [jnp.ones(2)])
     >>> bind(program.equations[0], [jnp.ones(2), jnp.ones((2, 3))])
     [Array([2., 2., 2.], dtype=float32)]
@@ -142,56 +141,6 @@ def _run_scan(equation: Equation, inputs: list[Any], taps: Taps) -> tuple[list[A
     return [*carry, *ys], operands
 
 
-def _new(program: Program, aval: Any, sources: frozenset[int], varying: bool) -> int:
-    program.avals.append(aval)
-    program.sources.append(sources)
-    program.varying.append(varying)
-    return len(program.avals) - 1
-
-
-def _constant(program: Program, aval: Any, value: Any) -> int:
-    number = _new(program, aval, frozenset(), False)
-    program.constants[number] = value
-    return number
-
-
-def _inline(
-    program: Program, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int]
-) -> list[int]:
-    numbers: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
-    for var, value in zip(jaxpr.constvars, consts, strict=True):
-        numbers[var] = _constant(program, var.aval, value)
-
-    def number(atom: Any) -> int:
-        if isinstance(atom, Literal):
-            return _constant(program, atom.aval, atom.val)
-        return numbers[atom]
-
-    for eqn in jaxpr.eqns:
-        inputs = tuple(number(atom) for atom in eqn.invars)
-        called = _called(eqn)
-        if called is not None and any(program.sources[i] for i in inputs):
-            outputs = _inline(program, called.jaxpr, called.consts, inputs)
-        elif all(i in program.constants for i in inputs):
-            values = _evaluated(eqn, [program.constants[i] for i in inputs])
-            outputs = [
-                _constant(program, v.aval, value)
-                for v, value in zip(eqn.outvars, values, strict=True)
-            ]
-        else:
-            outputs = _append(program, eqn, inputs)
-        numbers.update(zip(eqn.outvars, outputs, strict=True))
-    return [number(atom) for atom in jaxpr.outvars]
-
-
-def _evaluated(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
-    equation = Equation(eqn.primitive, eqn.params, (), ())
-    if not all(is_concrete(value) for value in inputs):
-        return bind(equation, inputs)
-    with jax.ensure_compile_time_eval():  # numbers also while a caller is being traced
-        return bind(equation, inputs)
-
-
 def is_concrete(value: Any) -> bool:
     """Whether an array's entries can be read: it is not traced, and no key.
 
@@ -203,69 +152,6 @@ def is_concrete(value: Any) -> bool:
     except (TypeError, jax.errors.TracerArrayConversionError):
         return False
     return True
-
-
-def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The body of a call that means nothing but its body."""
-    if eqn.primitive is jit_p:
-        return eqn.params["jaxpr"]
-    if eqn.primitive is closed_call_p:
-        return eqn.params["call_jaxpr"]
-    if eqn.primitive is remat_p:
-        return ClosedJaxpr(eqn.params["jaxpr"], ())
-    # custom_jvp and custom_vjp define derivatives that their bodies do not have.
-    return None
-
-
-def _append(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> list[int]:
-    sources = frozenset().union(*(program.sources[i] for i in inputs))
-    varying = any(program.varying[i] for i in inputs)
-    outputs = [_new(program, v.aval, sources, varying) for v in eqn.outvars]
-    body = None
-    if eqn.primitive is scan_p and varying and any(program.is_parameter(i) for i in inputs):
-        body = _scan_body(program, eqn, inputs)
-    scan = (0, 0, 0) if body is None else _scan_sizes(eqn)
-    program.equations.append(
-        Equation(eqn.primitive, eqn.params, inputs, tuple(outputs), body, scan)
-    )
-    return outputs
-
-
-def _scan_body(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> Program | None:
-    """The body as a program of its own, its parameters being the scan's parameter inputs."""
-    consts, carries, _ = _scan_sizes(eqn)
-    if any(program.is_parameter(i) for i in inputs[consts : consts + carries]):
-        return None  # a parameter becomes data after one iteration
-    closed = eqn.params["jaxpr"]
-    body = Program()
-    for position, (outer, var) in enumerate(zip(inputs, closed.jaxpr.invars, strict=True)):
-        if position < consts and outer in program.constants:
-            inner = _constant(body, var.aval, program.constants[outer])
-        elif program.is_parameter(outer):
-            inner = _new(body, var.aval, frozenset([position]), False)
-        else:
-            inner = _new(body, var.aval, frozenset(), True)
-        body.inputs.append(inner)
-    body.outputs.extend(_inline(body, closed.jaxpr, closed.consts, body.inputs))
-    return body
-
-
-def _scan_sizes(eqn: JaxprEqn) -> tuple[int, int, int]:
-    """Numbers of constants, carries and iterations, told by shapes.
-
-    What is scanned over has an axis more than the body sees of it; the names of a scan's own
-    parameters differ between versions of JAX.
-    """
-    body = eqn.params["jaxpr"].jaxpr
-    same_in, same_out = (
-        [_shape(outer) == _shape(inner) for outer, inner in zip(*pair, strict=True)]
-        for pair in ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
-    )
-    return sum(same_in) - sum(same_out), sum(same_out), eqn.params["length"]
-
-
-def _shape(atom: Any) -> Shape:
-    return atom.aval.shape
 
 
 def zero_taps(program: Program, tapped: PyTree) -> Taps:

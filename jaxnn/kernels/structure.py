@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.kernels.channels import Channel, ChannelFactors, channel, channel_factors, joins
 from jaxnn.kernels.contractions import Part, Parts
 from jaxnn.kernels.cost import GradientShape, PartShape
-from jaxnn.kernels.program import Program, Taps, run, trace, zero_taps
+from jaxnn.kernels.program import Program, Taps, run, zero_taps
 from jaxnn.kernels.taps import Path, Site, fold, leaf_uses
+from jaxnn.kernels.unfolding import trace
 from jaxnn.kernels.views import leaf_views
 from jaxnn.types import Array
 
@@ -29,13 +31,21 @@ class Term(NamedTuple):
     """Parameter entries that are multiplied as one matrix, everywhere that is done.
 
     leaves   positions of the parameters
-    shape    (B, C, K) of the matrix
+    entries  (B, C, K) numbers of parameter entries, counted through all parameters
     members  the products, all with the same entries (or their transpose)
+    channel  the other way in which the parameter acts, if there is one
     """
 
     leaves: frozenset[int]
-    shape: tuple[int, int, int]
+    entries: np.ndarray
     members: tuple[Member, ...]
+    channel: Channel | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, C, K) of the matrix."""
+        blocks, rows, columns = self.entries.shape
+        return blocks, rows, columns
 
 
 class Structure(NamedTuple):
@@ -51,9 +61,13 @@ class Structure(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """The gradients of a batch: factors for every term, arrays (N, O, size) for direct ones."""
+    """The gradients of a batch: factors for every term, arrays (N, O, size) for direct ones.
+
+    channels   for every term, what its channel adds; None for most
+    """
 
     terms: tuple[tuple[tuple[Array, Array], ...], ...]
+    channels: tuple[ChannelFactors | None, ...]
     direct: tuple[Array, ...]
 
 
@@ -77,42 +91,72 @@ def analysis(
     """
     program = trace(f, leaves, [example])
     views = dict(zip(program.inputs, leaf_views(list(leaves)), strict=False))
-    found, untapped = leaf_uses(program, views)
-    direct = untapped | formed
+    found, loose = leaf_uses(program, views)
+    ends = {leaf: [i for i in loose if leaf in program.sources[i]] for leaf in range(len(leaves))}
+    direct = formed.union(leaf for leaf, values in ends.items() if len(values) > 1)
     while True:
         terms: list[Term] = []
-        indices: list[np.ndarray] = []
         conflict: frozenset[int] = frozenset()
         for path, use in found.items():
             if use.leaves & direct or (apart and len(use.leaves) > 1):
                 conflict |= use.leaves - direct
                 continue
             assert use.view is not None
-            conflict |= _place(terms, indices, path, use)
+            conflict |= _place(terms, path, use)
+        open_ends = {leaf: v[0] for leaf, v in ends.items() if v and leaf not in direct | conflict}
+        conflict |= _without_channel(program, leaves, terms, open_ends, apart=apart)
         if not conflict:
             break
         direct |= conflict
     return Structure(program, tuple(terms), tuple(sorted(direct)))
 
 
-def _place(terms: list[Term], indices: list[np.ndarray], path: Path, use: Any) -> frozenset[int]:
+def _place(terms: list[Term], path: Path, use: Any) -> frozenset[int]:
     """Add a use to the term of the same entries, or make one; leaves in conflict are returned."""
     index, scale = use.view
     for number, term in enumerate(terms):
         if not term.leaves & use.leaves:
             continue
-        same = np.array_equal(index, indices[number])
-        if same or np.array_equal(index.swapaxes(1, 2), indices[number]):
+        same = np.array_equal(index, term.entries)
+        if same or np.array_equal(index.swapaxes(1, 2), term.entries):
             member = Member(path, use.site, use.loops, scale, not same)
             leaves = term.leaves | use.leaves
             terms[number] = term._replace(leaves=leaves, members=(*term.members, member))
             return frozenset()
-        if np.intersect1d(index, indices[number]).size:
+        if np.intersect1d(index, term.entries).size:
             return term.leaves | use.leaves
     member = Member(path, use.site, use.loops, scale, False)
-    terms.append(Term(use.leaves, index.shape, (member,)))
-    indices.append(index)
+    terms.append(Term(use.leaves, index, (member,)))
     return frozenset()
+
+
+def _without_channel(
+    program: Program,
+    leaves: Sequence[Any],
+    terms: list[Term],
+    ends: dict[int, int],
+    *,
+    apart: bool,
+) -> frozenset[int]:
+    """Open channels to the values by which leaves act besides; leaves that have none are returned.
+
+    ends  leaf -> number of the value
+    """
+    starts = np.cumsum([0, *(leaf.size for leaf in leaves)])
+    used = frozenset().union(*(term.leaves for term in terms))
+    remaining = set(ends)
+    for number, term in enumerate(terms):
+        for leaf in term.leaves & ends.keys() if len(term.leaves) == 1 else ():
+            found = channel(program, leaves, leaf, ends[leaf], term.entries - starts[leaf])
+            if found is None:
+                continue
+            others = [k for k in ends if k not in used and ends[k] == ends[leaf] and not apart]
+            joined = tuple(k for k in others if joins(found, program, leaves, k))
+            terms[number] = term._replace(
+                leaves=term.leaves.union(joined), channel=found._replace(joined=joined)
+            )
+            remaining -= {leaf, *joined}
+    return frozenset(remaining)
 
 
 def gradient_shapes(structure: Structure, factors: Factors) -> tuple[GradientShape, ...]:
@@ -146,6 +190,8 @@ def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: Arra
     for term in structure.terms:
         for member in term.members:
             _insert(tapped, member.path)
+        if term.channel is not None:
+            _insert(tapped, (term.channel.equation,))
 
     def outputs(taps: Taps, direct: tuple[Array, ...]) -> tuple[Array, Taps]:
         arguments = [*leaves, example]
@@ -157,10 +203,16 @@ def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: Arra
     taps, direct = zero_taps(program, tapped), tuple(leaves[i] for i in structure.direct)
     y, pull_back, operands = jax.vjp(outputs, taps, direct, has_aux=True)
     cotangents, gradients = jax.vmap(pull_back)(jnp.eye(y.size, dtype=y.dtype))
-    return Factors(
-        tuple(_term_factors(term, leaves, operands, cotangents) for term in structure.terms),
-        tuple(g.reshape(y.size, -1) for g in gradients),
+    found = tuple(_term_factors(term, leaves, operands, cotangents) for term in structure.terms)
+    channels = tuple(
+        None
+        if term.channel is None
+        else channel_factors(
+            term.channel, program, leaves, parts(term, arrays), cotangents[term.channel.equation]
+        )
+        for term, arrays in zip(structure.terms, found, strict=True)
     )
+    return Factors(found, channels, tuple(g.reshape(y.size, -1) for g in gradients))
 
 
 def _term_factors(

@@ -63,25 +63,30 @@ Path: TypeAlias = tuple[int, ...]
 def sinks(program: Program) -> Iterator[tuple[int, Equation]]:
     """The equations in which something of parameters alone meets something that varies."""
     for number, equation in enumerate(program.equations):
-        if program.varying[equation.outputs[0]] and any(
-            program.is_parameter(i) for i in equation.inputs
-        ):
+        varies = any(program.varying[i] for i in equation.outputs)
+        if varies and any(program.is_parameter(i) for i in equation.inputs):
             yield number, equation
 
 
-def untapped(program: Program) -> frozenset[int]:
-    """Parameters (by position) that meet data somewhere else than in a recognized product."""
-    found = frozenset().union(
-        *(program.sources[i] for i in program.outputs if program.is_parameter(i))
-    )
+def loose_ends(program: Program) -> frozenset[int]:
+    """Numbers of the parameter values that meet data elsewhere than in a recognized product."""
+    found = {i for i in program.outputs if program.is_parameter(i)}
     for _, equation in sinks(program):
-        parameters = [i for i in equation.inputs if program.is_parameter(i)]
         if equation.body is not None:
-            inner = untapped(equation.body)
-            found = found.union(*(program.sources[equation.inputs[i]] for i in inner))
+            inner = (equation.body.sources[i] for i in loose_ends(equation.body))
+            found.update(equation.inputs[k] for k in frozenset().union(*inner))
         elif recognize(program, equation) is None:
-            found = found.union(*(program.sources[i] for i in parameters))
-    return found
+            found.update(_origin(program, i) for i in equation.inputs if program.is_parameter(i))
+    return frozenset(found)
+
+
+def _origin(program: Program, value: int) -> int:
+    """What the value is a broadcast or another shape of."""
+    equation = program.producer(value)
+    while equation is not None and equation.primitive in (p.broadcast_in_dim_p, p.reshape_p):
+        value = equation.inputs[0]
+        equation = program.producer(value)
+    return value
 
 
 def uses(program: Program, inputs: dict[int, View]) -> dict[Path, Use]:
@@ -102,18 +107,16 @@ def uses(program: Program, inputs: dict[int, View]) -> dict[Path, Use]:
 
 
 def leaf_uses(program: Program, inputs: dict[int, View]) -> tuple[dict[Path, Use], frozenset[int]]:
-    """The products whose gradients have factors, and the parameters that are used in other ways.
+    """The products whose gradients have factors, and the numbers of the values used in other ways.
 
     A product counts if its weight is a view of parameters in which no entry is a constant or
     stands twice, since only then is the inner product of its gradients that of the parameters'.
     """
     found = uses(program, inputs)
-    direct = untapped(program)
     factored = {path: use for path, use in found.items() if _injective(use.view)}
-    for path, use in found.items():
-        if path not in factored:
-            direct |= use.leaves
-    return factored, direct
+    others = (use.leaves for path, use in found.items() if path not in factored)
+    formed = (program.inputs[leaf] for leaf in frozenset().union(*others))
+    return factored, loose_ends(program).union(formed)
 
 
 def _injective(seen: View | None) -> bool:

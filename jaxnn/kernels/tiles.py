@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.kernels.blocks import Block, Method
+from jaxnn.kernels.contractions import mirrored
 from jaxnn.types import Array, PyTree
 
 
@@ -60,7 +61,7 @@ def tiled(method: Method, x1: Array, x2: Array | None, tile: int, *, keep: bool)
         block = method.meet(of1(i), of2(j), False)
         result = jax.tree.map(lambda r, b: _put(r, b, i, j), result, block)
         if x2 is None:
-            result = jax.tree.map(lambda r, b: _put(r, _transposed(b), j, i), result, block)
+            result = jax.tree.map(lambda r, b: _put(r, mirrored(b), j, i), result, block)
         return result, None
 
     shapes = jax.eval_shape(lambda i: method.meet(of1(i), of2(i), False), jnp.int32(0))
@@ -79,8 +80,3 @@ def _pick(kept: PyTree, number: Array) -> PyTree:
 def _put(result: Array, block: Array, i: Array, j: Array) -> Array:
     origin = jnp.zeros((), i.dtype)
     return jax.lax.dynamic_update_slice(result, block, (i, j, *[origin] * (result.ndim - 2)))
-
-
-def _transposed(block: Array) -> Array:
-    swapped = jnp.swapaxes(block, 0, 1)
-    return jnp.swapaxes(swapped, 2, 3) if block.ndim == 4 else swapped

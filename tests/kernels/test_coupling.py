@@ -301,6 +301,11 @@ UNKNOWN_CASES = {
         lambda p, x: jnp.sin(x[:, :3].reshape(3, 4)).reshape(4, 3),
     ),
     "solved over the batch": ("coupled", lambda p, x: jnp.linalg.solve(p["w"], x)),
+    "one of two layouts": (
+        "coupled",
+        lambda p, x: lax.cond(p["b"][0] < 9, lambda: x.T, lambda: x),
+    ),
+    "turned in a loop": ("coupled", lambda p, x: lax.fori_loop(0, 3, lambda i, h: h.T, x)),
     "by way of the host": (
         "independent",
         lambda p, x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x),

@@ -38,7 +38,8 @@ def flat(kernel):
 
 QUICK = {
     "mlp", "scalar output", "pytree output", "scaled", "transposed", "sliced", "concatenated",
-    "repeated rows", "weight norm", "tied autoencoder", "overlapping slices", "disjoint slices",
+    "repeated rows", "weight norm, factors joined", "frozen plus low rank",
+    "tied, normalized once", "tied autoencoder", "overlapping slices", "disjoint slices",
     "parameters returned", "no parameter used", "prelu", "remat", "custom_jvp product",
     "stacked layers", "one layer repeated", "vmap over heads", "weights per position",
     "recurrence", "dilated, padded", "grouped", "bias of all channels", "embedding, out of range",

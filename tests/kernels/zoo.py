@@ -4,6 +4,7 @@ Sizes differ along every axis and between the batches, so that no transposition 
 Everything is drawn in JAX's default float at the time of the call.
 """
 
+import composed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,34 +90,9 @@ VECTOR_FUNCTIONS = {
         lambda p, x: jnp.tanh(x @ p[0][jnp.array([0, 0, 1, 1, 2])]) @ p[1],
         (normal(1, 3, 4), V()),
     ),
-    "masked": lambda: (
-        lambda p, x: jnp.tanh(x @ (p * (np.arange(20).reshape(5, 4) % 3 > 0).astype(p.dtype))),
-        W(),
-    ),
     "selected": lambda: (
         lambda p, x: jnp.tanh(x @ jnp.where(np.arange(20).reshape(5, 4) % 2 == 0, p[0], p[1])),
         (W(), normal(2, 5, 4)),
-    ),
-    "symmetrized": lambda: (lambda p, x: jnp.tanh(x @ (p + p.T)), normal(1, 5, 5)),
-    "weight norm": lambda: (
-        lambda p, x: (
-            jnp.tanh(x @ (p[0] / jnp.linalg.norm(p[0], axis=0, keepdims=True) * p[1][None, :]))
-            @ p[2]
-        ),
-        (W(), normal(2, 4), V()),
-    ),
-    "weight norm by rows": lambda: (
-        lambda p, x: jnp.tanh(x @ (p[0] * p[1][:, None])) @ p[2],
-        (W(), normal(2, 5), V()),
-    ),
-    "low rank": lambda: (
-        lambda p, x: jnp.tanh(x @ (p[0] @ p[1])) @ p[2],
-        (normal(1, 5, 2), normal(2, 2, 4), V()),
-    ),
-    "learned scale": lambda: (lambda p, x: jnp.tanh(x @ (p[0] * p[1])), (normal(1), W())),
-    "spectral norm": lambda: (
-        lambda p, x: jnp.tanh(x @ (p / jnp.sqrt(jnp.sum(p**2)))),
-        W(),
     ),
     "tied twice": lambda: (
         lambda p, x: jnp.tanh(jnp.tanh(x @ p) @ p),
@@ -415,8 +391,10 @@ def nn_pool(y):
 
 FUNCTIONS = {
     **{name: (make, vectors) for name, make in VECTOR_FUNCTIONS.items()},
+    **{name: (make, vectors) for name, make in composed.VECTOR_FUNCTIONS.items()},
     **{name: (make, sequences) for name, make in SEQUENCE_FUNCTIONS.items()},
     **{name: (make, images) for name, make in IMAGE_FUNCTIONS.items()},
+    **{name: (make, images) for name, make in composed.IMAGE_FUNCTIONS.items()},
     **{name: (make, tokens) for name, make in TOKEN_FUNCTIONS.items()},
 }
 
