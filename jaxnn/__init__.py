@@ -11,14 +11,17 @@ from jaxnn import compatibility  # refuses a jaxlib that computes wrong numbers
 if TYPE_CHECKING:
     from jaxnn import (
         data,
+        generative,
         kernels,
         linalg,
         losses,
         metrics,
         nn,
         optimizers,
+        pruning,
         regularizers,
         schedules,
+        search,
         training,
         tree,
     )
@@ -26,14 +29,17 @@ if TYPE_CHECKING:
 __all__ = [
     "compatibility",
     "data",
+    "generative",
     "kernels",
     "linalg",
     "losses",
     "metrics",
     "nn",
     "optimizers",
+    "pruning",
     "regularizers",
     "schedules",
+    "search",
     "training",
     "tree",
 ]

@@ -1,10 +1,20 @@
 """Networks as pure functions over parameter pytrees, with their infinite-width limits."""
 
 from jaxnn.nn import activations, initializers, limit
+from jaxnn.nn.attention import embedding, positional_encoding, self_attention
 from jaxnn.nn.combinators import parallel, residual, serial
-from jaxnn.nn.layers import Layer, dense, dropout, flatten, identity, stateless
+from jaxnn.nn.convolution import conv, conv_transpose
+from jaxnn.nn.layers import Layer, Sequences, dense, dropout, flatten, identity, stateless
 from jaxnn.nn.limit import Kernel
-from jaxnn.nn.networks import mlp
+from jaxnn.nn.networks import (
+    cnn,
+    lenet,
+    lstm_classifier,
+    mlp,
+    residual_cnn,
+    rnn_classifier,
+    transformer,
+)
 from jaxnn.nn.nonlinearities import (
     abs,
     cos,
@@ -25,30 +35,77 @@ from jaxnn.nn.nonlinearities import (
     tanh,
     threshold,
 )
+from jaxnn.nn.normalization import (
+    apply_with_stats,
+    batch_norm,
+    calibrate,
+    layer_norm,
+    moving_average,
+)
+from jaxnn.nn.pooling import (
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    global_sum_pool,
+    max_pool,
+    sum_pool,
+)
+from jaxnn.nn.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
+from jaxnn.nn.tables import output_shape, parameter_count, receptive_field, summary
 
 __all__ = [
     "Kernel",
     "Layer",
+    "Sequences",
     "abs",
     "activations",
+    "apply_with_stats",
+    "avg_pool",
+    "batch_norm",
+    "calibrate",
+    "cnn",
+    "conv",
+    "conv_transpose",
     "cos",
     "dense",
     "dropout",
     "elementwise",
     "elu",
+    "embedding",
     "erf",
     "flatten",
     "gelu",
     "gelu_tanh",
+    "global_avg_pool",
+    "global_max_pool",
+    "global_sum_pool",
+    "gru",
+    "gru_cell",
     "identity",
     "initializers",
+    "layer_norm",
     "leaky_relu",
+    "lenet",
     "limit",
+    "lstm",
+    "lstm_cell",
+    "lstm_classifier",
+    "max_pool",
     "mlp",
+    "moving_average",
+    "output_shape",
     "parallel",
+    "parameter_count",
+    "positional_encoding",
     "prelu",
+    "receptive_field",
     "relu",
     "residual",
+    "residual_cnn",
+    "rnn",
+    "rnn_cell",
+    "rnn_classifier",
+    "self_attention",
     "selu",
     "serial",
     "sigmoid",
@@ -56,7 +113,10 @@ __all__ = [
     "softmax",
     "softplus",
     "stateless",
+    "sum_pool",
+    "summary",
     "swish",
     "tanh",
     "threshold",
+    "transformer",
 ]

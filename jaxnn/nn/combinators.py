@@ -1,13 +1,13 @@
 """Layers made of layers: one after another, side by side, around a shortcut."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.errors import invalid
 from jaxnn.nn import limit
-from jaxnn.nn.layers import Layer, identity
+from jaxnn.nn.layers import Layer, Sequences, identity
 from jaxnn.nn.limit import Kernel
 from jaxnn.types import Array, Key, Params, Shape
 
@@ -31,9 +31,11 @@ def serial(*layers: Layer) -> Layer:
             params.append(layer_params)
         return tuple(params), shape
 
-    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+    def apply(
+        params: Params, x: Array | Sequences, *, key: Key | None = None, stats: Params = None
+    ) -> Array | Sequences:
         for layer, p, k, s in _each("serial", layers, params, key, stats):
-            x = layer.apply(p, x, key=k, stats=s)
+            x = _applied(layer, p, x, k, s)
         return x
 
     def kernel(kernel: Kernel) -> Kernel:
@@ -41,7 +43,7 @@ def serial(*layers: Layer) -> Layer:
             kernel = layer.kernel(kernel)
         return kernel
 
-    return Layer(init, apply, kernel)
+    return Layer(init, apply, kernel, "serial", layers, reads_lengths=True)
 
 
 def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> Layer:
@@ -86,12 +88,19 @@ def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> 
         last = shapes[0][-1:] if summed else (sum(shape[-1] for shape in shapes),)
         return params, (*shapes[0][:-1], *last)
 
-    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+    def join(branches: list[Array]) -> Array:
+        return sum(branches[1:], branches[0]) if summed else jnp.concatenate(branches, axis=-1)
+
+    def apply(
+        params: Params, x: Array | Sequences, *, key: Key | None = None, stats: Params = None
+    ) -> Array | Sequences:
         branches = [
-            layer.apply(p, x, key=k, stats=s)
+            _applied(layer, p, x, k, s)
             for layer, p, k, s in _each("parallel", layers, params, key, stats)
         ]
-        return sum(branches[1:], branches[0]) if summed else jnp.concatenate(branches, axis=-1)
+        if all(isinstance(b, Sequences) for b in branches):
+            return Sequences(join([b.values for b in branches]), branches[0].lengths)
+        return join(branches)
 
     def kernel(kernel: Kernel) -> Kernel:
         branches = tuple(layer.kernel(kernel) for layer in layers)
@@ -99,7 +108,7 @@ def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> 
             return limit.add(kernel, branches, layer="parallel")
         return limit.concatenate(branches)
 
-    return Layer(init, apply, kernel)
+    return Layer(init, apply, kernel, "parallel", layers, reads_lengths=True)
 
 
 def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
@@ -113,6 +122,14 @@ def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
     (3,)
     """
     return parallel(layer, identity() if shortcut is None else shortcut)
+
+
+def _applied(
+    layer: Layer, params: Params, x: Array | Sequences, key: Key | None, stats: Params
+) -> Any:
+    if isinstance(x, Sequences) and not layer.reads_lengths:
+        return x._replace(values=layer.apply(params, x.values, key=key, stats=stats))
+    return layer.apply(params, x, key=key, stats=stats)
 
 
 def _split(key: Key, layers: tuple[Layer, ...]) -> list[Key]:

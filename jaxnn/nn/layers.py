@@ -3,36 +3,60 @@
 import math
 from collections.abc import Callable
 from numbers import Integral
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Int, Num
 
 from jaxnn.errors import invalid, require_between
 from jaxnn.nn import limit
-from jaxnn.nn.initializers import Initializer, normal, zeros
+from jaxnn.nn.initializers import Initializer
 from jaxnn.nn.limit import Kernel
+from jaxnn.nn.parametrization import Parametrization, weights
 from jaxnn.types import Array, Key, Params, Shape
 
 
 class Layer(NamedTuple):
-    """A network, or a piece of one: three pure functions.
+    """A network, or a piece of one: three pure functions, and what is to be known of them.
 
     init    (key, in_shape) -> (params, out_shape); shapes have no batch axis
     apply   (params, x, *, key=None, stats=None) -> y; batch axis first
     kernel  Kernel -> Kernel, the limit of infinite width; raises, naming the layer, where there
             is none
+    name    what it is called in tables
+    parts   the layers it is made of, if it is a `serial` or a `parallel`
+    reads_lengths  whether `apply` takes `Sequences` itself. Others get only their values, from
+            `serial` and `parallel`, which put the lengths back
 
     `key` drives random layers: None is the deterministic network (dropout off). `stats` are the
     population statistics of normalizing layers; None lets them use the batch's own.
     """
 
     init: Callable[[Key, Shape], tuple[Params, Shape]]
-    apply: Callable[..., Array]
+    apply: Callable[..., Any]
     kernel: Callable[[Kernel], Kernel]
+    name: str = "layer"
+    parts: tuple["Layer", ...] = ()
+    reads_lengths: bool = False
 
 
-Parametrization = Literal["standard", "ntk"]
+class Sequences(NamedTuple):
+    """Sequences of unequal lengths, padded to one: what lies beyond its length is not read.
+
+    Recurrent layers, self-attention and global pools know the lengths; layers that act at every
+    time alone need not. A network takes this in place of x, so does `training.fit` as data.
+    """
+
+    values: Num[Array, "N T ..."]
+    lengths: Int[Array, "N"]
+
+    def mask(self) -> Bool[Array, "N T"]:
+        """Which times are within each sequence."""
+        times = jnp.arange(self.values.shape[1], dtype=self.lengths.dtype)
+        shape = self.values.shape[:2]
+        lengths = jnp.broadcast_to(self.lengths[:, None], shape)
+        return jnp.broadcast_to(times[None, :], shape) < lengths
 
 
 def dense(
@@ -61,35 +85,20 @@ def dense(
     >>> out_shape, dense(3).apply(params, jnp.ones((2, 5))).shape
     ((3,), (2, 3))
     """
-    if not isinstance(features, Integral) or features < 1:
-        raise invalid(
-            "dense(features)",
-            got=features,
-            expected="an integer ≥ 1",
-            remedy="It is the number of outputs.",
-        )
-    if parametrization not in ("standard", "ntk"):
-        raise invalid(
-            "dense(parametrization)",
-            got=repr(parametrization),
-            expected="'standard' or 'ntk'",
-            remedy="'ntk' keeps the tangent kernel finite as the width grows.",
-        )
-    for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
-        require_between(f"dense({name})", std, 0.0, math.inf, remedy="It is a standard deviation.")
-    scaled = parametrization == "ntk"
-    with_bias = not scaled or bias_std != 0.0 or bias_init is not None
+    require_count("dense(features)", features, "It is the number of outputs.")
+    own = weights(
+        "dense",
+        weight_std=weight_std,
+        bias_std=bias_std,
+        parametrization=parametrization,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )
 
     def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
         require_in_shape("dense", in_shape, min_rank=1)
         fan_in = in_shape[-1]
-        weight_key, bias_key = jax.random.split(key)
-        draw_weight = weight_init or normal(1.0 if scaled else weight_std / math.sqrt(fan_in))
-        params = {"W": draw_weight(weight_key, (fan_in, features), _float())}
-        if with_bias:
-            std = 1.0 if scaled else bias_std
-            draw_bias = bias_init or (normal(std) if std else zeros())
-            params["b"] = draw_bias(bias_key, (features,), _float())
+        params = own.draw(key, (fan_in, features), fan_in)
         return params, (*in_shape[:-1], features)
 
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
@@ -103,23 +112,16 @@ def dense(
                 remedy="Use the in_shape of init, nn.flatten() before dense, or x[None] for one "
                 "example.",
             )
-        y = x @ weight
-        if scaled:
-            y = weight_std / math.sqrt(fan_in) * y
-        if "b" in params:
-            # Not by promotion of ranks: (features,) against (N, ..., features).
-            bias = jnp.broadcast_to(params["b"], y.shape)
-            y = y + (bias_std * bias if scaled else bias)
-        return y
+        return own.shift(params, x @ weight, fan_in)
 
     def kernel(kernel: Kernel) -> Kernel:
         return limit.affine(kernel, features, weight_std, bias_std, parametrization)
 
-    if weight_init is not None or bias_init is not None:
+    if own.given:
         remedy = "Leave both None and choose weight_std and bias_std."
         no_limit = limit.no_limit("dense with weight_init or bias_init", remedy)
-        return Layer(init, apply, no_limit)
-    return Layer(init, apply, kernel)
+        return Layer(init, apply, no_limit, "dense")
+    return Layer(init, apply, kernel, "dense")
 
 
 def flatten() -> Layer:
@@ -199,7 +201,7 @@ def stateless(
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         return function(x)
 
-    return Layer(init, apply, kernel)
+    return Layer(init, apply, kernel, name)
 
 
 def require_in_shape(layer: str, in_shape: Shape, *, min_rank: int) -> None:
@@ -221,5 +223,10 @@ def require_in_shape(layer: str, in_shape: Shape, *, min_rank: int) -> None:
         )
 
 
-def _float() -> jnp.dtype:
-    return jnp.zeros(()).dtype
+def require_count(argument: str, value: int, remedy: str) -> None:
+    """Raise unless `value` is an integer ≥ 1.
+
+    >>> require_count("dense(features)", 512, "It is the number of outputs.")
+    """
+    if not isinstance(value, Integral) or value < 1:
+        raise invalid(argument, got=value, expected="an integer ≥ 1", remedy=remedy)

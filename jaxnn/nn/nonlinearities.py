@@ -70,7 +70,7 @@ def prelu(slope: float = 0.25) -> Layer:
         return activations.leaky_relu(x, params["slope"])
 
     remedy = "The shared slope has a gradient that grows with the width: fix it by leaky_relu."
-    return Layer(init, apply, limit.no_limit("prelu", remedy))
+    return Layer(init, apply, limit.no_limit("prelu", remedy), "prelu")
 
 
 def abs() -> Layer:

@@ -1,11 +1,9 @@
-"""Training: batches from a key, one compiled scan per chunk of steps, and a host that watches.
+"""A run of compiled chunks of steps, and a host that watches: `fit`.
 
-A step is a pure function of what it carries, written once (`_step`). The host starts chunks of
-steps, reads one integer after each to see whether all of it was finite, and keeps the last state
-that it can vouch for.
+The host starts chunks of steps, reads one integer after each to see whether all of it was finite,
+and keeps the last state that it can vouch for.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,24 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Int
 
 from jaxnn import tree
 from jaxnn.errors import invalid
+from jaxnn.training.steps import (
+    Carry,
+    Problem,
+    State,
+    initial_state,
+    measure,
+    objective_of,
+    one_step,
+    require_at_least_one,
+    require_batch_size,
+    require_examples,
+    require_key,
+    require_optimizer,
+    shuffled,
+    strong,
+)
 from jaxnn.types import Apply, Array, Key, Objective, Params, PyTree
-
-
-class State(NamedTuple):
-    """What a run carries besides the parameters: with them, it goes on as if it had not stopped.
-
-    optimizer  the optimizer's own state
-    key        the key of the first `fit`; a step's batch and noise depend on `key` and `step` alone
-    step       the number of updates since the first `fit`
-    """
-
-    optimizer: PyTree
-    key: Key | None
-    step: Int[Array, ""]
 
 
 class Progress(NamedTuple):
@@ -52,6 +52,7 @@ class Progress(NamedTuple):
 class Fit(NamedTuple):
     """What `fit` reached: `params` and `state` after `steps` updates, with their history.
 
+    stopped      by the callback, which returned True
     diverged     a loss or a parameter became NaN or infinite. `params` are the last ones that are
                  finite and whose objective is: the initial ones, if there are none
     interrupted  by Ctrl-C. `params` are those at the end of the last complete chunk
@@ -63,6 +64,7 @@ class Fit(NamedTuple):
     steps: int
     diverged: bool
     interrupted: bool
+    stopped: bool
 
 
 def fit(
@@ -103,7 +105,8 @@ def fit(
     "validation_loss" and "validation_<metric>".
 
     Steps run in compiled chunks of `chunk` (by default `chunk_length`), with `callback` between
-    them. Ctrl-C and divergence end a run early: see `Fit`. To continue a run, pass its params
+    them, which ends the run by returning True (see `EarlyStopping`). Ctrl-C and divergence end a
+    run early as well: see `Fit`. To continue a run, pass its params
     and `state=run.state`. `fit` runs on the host, never inside jit, vmap or grad. Calls with the
     same function objects and shapes share their compiled programs.
 
@@ -122,46 +125,34 @@ def fit(
     >>> print(f"{run.params['W'].item():.3f}", run.history["loss"].shape)
     3.000 (200,)
     """
-    _require_optimizer(optimizer)
+    require_optimizer(optimizer)
     tree.require_differentiable("fit(params)", params)
-    examples = _require_examples("fit(data)", data)
+    examples = require_examples("fit(data)", data)
     if validation is not None:
-        _require_examples("fit(validation)", validation)
-    params, data, validation, state = jax.tree.map(_strong, (params, data, validation, state))
-    _require_at_least_one("fit(steps)", steps, "It is the number of updates.")
-    if batch_size is not None and not 1 <= batch_size <= examples:
-        raise invalid(
-            "fit(batch_size)",
-            got=batch_size,
-            expected=f"an integer from 1 to the number of examples, {examples}",
-            remedy="None takes all of the data in every step.",
-        )
+        require_examples("fit(validation)", validation)
+    params, data, validation, state = jax.tree.map(strong, (params, data, validation, state))
+    require_at_least_one("fit(steps)", steps, "It is the number of updates.")
+    require_batch_size("fit(batch_size)", batch_size, examples)
     epoch = 1 if batch_size is None else examples // batch_size
     chunk = chunk_length(steps, epoch) if chunk is None else chunk
-    _require_at_least_one("fit(chunk)", chunk, "It is the number of steps between two callbacks.")
+    require_at_least_one("fit(chunk)", chunk, "It is the number of steps between two callbacks.")
     metrics = {} if metrics is None else metrics
     _require_metric_names(metrics)
 
     if state is None:
-        optimizer_state = jax.tree.map(_strong, optimizer.init(params))
-        state = State(optimizer_state, key, jnp.zeros((), jnp.int32))
+        state = initial_state(params, optimizer, key)
     else:
         _require_state(state, key, optimizer, params)
-    if state.key is None and (stochastic or batch_size is not None):
-        raise invalid(
-            "fit(key)",
-            got="none",
-            expected="a key to draw mini-batches and noise from",
-            remedy="Pass key=jax.random.key(seed), to the first fit if this one continues it.",
-        )
+    require_key("fit(key)", state.key, stochastic or batch_size is not None)
     first = int(state.step)
-    order = None if batch_size is None else _order(state.key, first // epoch, examples)
-    carry = _Carry(params, state, order)
-    problem = _Problem(
+    order = None if batch_size is None else shuffled(state.key, first // epoch, examples)
+    carry = Carry(params, state, order)
+    problem = Problem(
         f, loss, optimizer, regularizer, tuple(metrics.items()), batch_size, stochastic
     )
 
-    infos, measurements, diverged, interrupted = [], [], False, False
+    infos, measurements = [], []
+    diverged = interrupted = stopped = False
     try:
         for done in range(0, steps, chunk):
             length = min(chunk, steps - done)
@@ -170,18 +161,21 @@ def fit(
             if int(kept) < length:
                 carry, diverged = _replay(problem, kept, carry, data), True
                 break
-            measured = {} if validation is None else _measure(problem, end.params, validation)
+            measured = {} if validation is None else measure(problem, end.params, validation)
             measurements.append({"step": done + length, **measured})
             # All that is returned follows from this one assignment: Ctrl-C cannot cut it in two.
             carry = end
             if callback is not None:
                 last = float(np.asarray(info["loss"])[-1])
-                callback(Progress(done + length, steps, last, measured, end.params, end.state))
+                progress = Progress(done + length, steps, last, measured, end.params, end.state)
+                stopped = callback(progress) is True
+                if stopped:
+                    break
     except KeyboardInterrupt:
         interrupted = True
     taken = int(carry.state.step) - first
     history = _history(problem, infos, None if validation is None else measurements, taken)
-    return Fit(carry.params, carry.state, history, taken, diverged, interrupted)
+    return Fit(carry.params, carry.state, history, taken, diverged, interrupted, stopped)
 
 
 def chunk_length(steps: int, epoch: int = 1) -> int:
@@ -199,38 +193,18 @@ def chunk_length(steps: int, epoch: int = 1) -> int:
     return [*whole_epochs, *divisors, min(steps, 100)][0]
 
 
-class _Problem(NamedTuple):
-    """All that is static in a step. It is hashed: the same functions compile once."""
-
-    f: Apply
-    loss: Callable[..., Array]
-    optimizer: Any
-    regularizer: Objective | None
-    metrics: tuple[tuple[str, Callable[..., Array]], ...]
-    batch_size: int | None
-    stochastic: bool
-
-
-class _Carry(NamedTuple):
-    """`order` is the permutation of the epoch that `state.step` is in; None without batches."""
-
-    params: Params
-    state: Any
-    order: Any
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def _advance(
-    problem: _Problem, length: int, start: _Carry, data: PyTree
-) -> tuple[_Carry, dict[str, Array], Array]:
+    problem: Problem, length: int, start: Carry, data: PyTree
+) -> tuple[Carry, dict[str, Array], Array]:
     """`length` steps: their end, what they recorded, and how many of them can be kept at most.
 
     All can be kept if every objective, the next one included, and the last parameters are finite.
     """
     end, (objectives, infos) = lax.scan(
-        lambda carry, _: _step(problem, carry, data), start, length=length
+        lambda carry, _: one_step(problem, carry, data), start, length=length
     )
-    following, _ = _objective(problem, end, data, end.params)
+    following, _ = objective_of(problem, end, data, end.params)
     finite = jnp.isfinite(jnp.append(objectives, following))
     # The update before the first objective that is not finite is the one to take back.
     kept = jnp.where(
@@ -242,105 +216,24 @@ def _advance(
 
 
 @partial(jax.jit, static_argnums=0)
-def _replay(problem: _Problem, limit: Array, start: _Carry, data: PyTree) -> _Carry:
+def _replay(problem: Problem, limit: Array, start: Carry, data: PyTree) -> Carry:
     """Up to `limit` of the steps that `_advance` made, and none whose parameters are not finite."""
 
-    def repeat(loop: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
+    def repeat(loop: tuple[Carry, Array]) -> tuple[Carry, Array]:
         before, _ = loop
-        after, _ = _step(problem, before, data)
+        after, _ = one_step(problem, before, data)
         finite = tree.all_finite(after.params)
         return lax.cond(finite, lambda: after, lambda: before), finite
 
-    def unfinished(loop: tuple[_Carry, Array]) -> Array:
+    def unfinished(loop: tuple[Carry, Array]) -> Array:
         carry, finite = loop
         return finite & (carry.state.step - start.state.step < limit)
 
     return lax.while_loop(unfinished, repeat, (start, jnp.array(True)))[0]
 
 
-@partial(jax.jit, static_argnums=2)
-def _order(key: Key, epoch: Array, examples: int) -> Array:
-    order_key, _ = jax.random.split(key)
-    indices = jnp.arange(examples, dtype=jnp.int32)
-    return jax.random.permutation(jax.random.fold_in(order_key, epoch), indices)
-
-
-def _step(
-    problem: _Problem, carry: _Carry, data: PyTree
-) -> tuple[_Carry, tuple[Array, dict[str, Array]]]:
-    params, (optimizer_state, key, step), order = carry
-    objective = partial(_objective, problem, carry, data)
-    (value, info), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    extra = {}
-    if _takes_keywords(problem.optimizer.update):
-        extra = {"value": value, "grad": grads, "value_fn": lambda params: objective(params)[0]}
-    updates, optimizer_state = problem.optimizer.update(grads, optimizer_state, params, **extra)
-    step = step + 1
-    if problem.batch_size is not None:
-        epoch = order.size // problem.batch_size
-        order = lax.cond(
-            step % epoch == 0, lambda: _order(key, step // epoch, order.size), lambda: order
-        )
-    after = _Carry(tree.add(params, updates), State(optimizer_state, key, step), order)
-    return after, (value, info)
-
-
-def _objective(
-    problem: _Problem, carry: _Carry, data: PyTree, params: Params
-) -> tuple[Array, dict[str, Array]]:
-    """J at `params`, with the batch and the noise of the step at which `carry` stands."""
-    _, (_, key, step), order = carry
-    if problem.batch_size is not None:
-        start = step % (order.size // problem.batch_size) * problem.batch_size
-        rows = lax.dynamic_slice_in_dim(order, start, problem.batch_size)
-        data = jax.tree.map(
-            lambda a: a.at[rows].get(mode="promise_in_bounds", unique_indices=True), data
-        )
-    noise = {}
-    if problem.stochastic:
-        _, noise_key = jax.random.split(key)
-        noise = {"key": jax.random.fold_in(noise_key, step)}
-    info = _measure(problem, params, data, **noise)
-    value = info["loss"]
-    if problem.regularizer is not None:
-        penalty = problem.regularizer(params)
-        if jnp.shape(penalty) != ():
-            raise invalid(
-                "fit(regularizer): its value",
-                got=f"shape {jnp.shape(penalty)}",
-                expected="a scalar",
-                remedy="Sum it over all parameters.",
-            )
-        value = value + jnp.asarray(penalty, value.dtype)
-        info["objective"] = value
-    return value, info
-
-
-@partial(jax.jit, static_argnums=0)
-def _measure(problem: _Problem, params: Params, data: PyTree, **noise: Key) -> dict[str, Array]:
-    """The means over `data` of the loss and of every metric."""
-    x, y = data
-    prediction = problem.f(params, x, **noise)
-    examples = jax.tree.leaves(data)[0].shape[0]
-    means = {}
-    for name, function in (("loss", problem.loss), *problem.metrics):
-        values = function(prediction, y)
-        if jnp.shape(values) not in ((), (examples,)):
-            raise invalid(
-                f"fit({'loss' if name == 'loss' else f'metrics[{name!r}]'}): its value",
-                got=f"shape {jnp.shape(values)}",
-                expected=f"({examples},), a number per example, or () for their mean",
-                remedy="Sum over outputs, and give prediction and target equal shapes: (N, 1) "
-                "against (N,) broadcasts to (N, N).",
-            )
-        if name == "loss":
-            tree.require_differentiable("fit(loss): its value", values)
-        means[name] = jnp.mean(values)
-    return means
-
-
 def _history(
-    problem: _Problem,
+    problem: Problem,
     infos: list[dict[str, Array]],
     measurements: list[dict[str, Any]] | None,
     taken: int,
@@ -358,52 +251,6 @@ def _history(
         kept = [m for m in measurements if m["step"] <= taken]
         history |= {f"validation_{name}": joined(kept, name) for name in ("step", *names)}
     return jax.device_put(history)
-
-
-def _strong(leaf: Any) -> Array:
-    """An array with a dtype of its own: a weak one would change in the loop, and compile twice."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))
-
-
-def _takes_keywords(function: Callable) -> bool:
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def _require_optimizer(optimizer: Any) -> None:
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise invalid(
-            "fit(optimizer)",
-            got=f"{type(optimizer).__name__} without init and update",
-            expected="a pair of functions init(params) and update(grads, state, params)",
-            remedy="Call its constructor: optimizers.adam(1e-3), optax.adam(1e-3).",
-        )
-
-
-def _require_examples(argument: str, data: Any) -> int:
-    if not (isinstance(data, tuple | list) and len(data) == 2):
-        raise invalid(
-            argument,
-            got=f"{type(data).__name__}",
-            expected="a pair (x, y)",
-            remedy="Without targets, pass (x, None).",
-        )
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    lengths = {shape[:1] for shape in shapes}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise invalid(
-            argument,
-            got=f"shapes {', '.join(map(str, shapes))}",
-            expected="the same number of examples, at least one, along the first axis of each",
-            remedy="The batch axis comes first in x and y.",
-        )
-    ((examples,),) = lengths
-    return examples
-
-
-def _require_at_least_one(argument: str, value: int, remedy: str) -> None:
-    if value < 1:
-        raise invalid(argument, got=value, expected="an integer ≥ 1", remedy=remedy)
 
 
 def _require_metric_names(metrics: Mapping[str, Any]) -> None:

@@ -1,0 +1,171 @@
+"""Pooling: one number for each window of the spatial axes, or for all of them, per channel."""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxnn.errors import invalid
+from jaxnn.nn import limit
+from jaxnn.nn.layers import Layer, Sequences, require_in_shape
+from jaxnn.nn.windows import Padding, Windows, places, require_spatial, windows, wrap_for
+from jaxnn.types import Array, Key, Params, Shape
+
+
+def max_pool(
+    window: Sequence[int], *, strides: Sequence[int] | None = None, padding: Padding = "VALID"
+) -> Layer:
+    """The largest entry of every window, y[n, i, c] = max_a x[n, strides·i + a, c].
+
+    `window` has one size per spatial axis of x, (N, *spatial, C). `strides` are the window's own
+    size unless given, so that windows do not overlap. "SAME" pads with -∞.
+
+    Errors: sizes that are not integers ≥ 1, one per axis; an x of another rank; a window larger
+    than a "VALID" input.
+
+    Source: Riesenhuber & Poggio (1999).
+
+    >>> layer = max_pool((2, 2))
+    >>> layer.apply((), jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel()
+    Array([5., 7.], dtype=float32)
+    """
+    return _pool("max_pool", window, strides, padding, lambda x, own: _reduce(x, own, lax.max))
+
+
+def sum_pool(
+    window: Sequence[int], *, strides: Sequence[int] | None = None, padding: Padding = "VALID"
+) -> Layer:
+    """The sum over every window, y[n, i, c] = Σ_a x[n, strides·i + a, c]; else as `max_pool`.
+
+    >>> sum_pool((2, 2)).apply((), jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel()
+    Array([10., 18.], dtype=float32)
+    """
+    return _pool("sum_pool", window, strides, padding, lambda x, own: _reduce(x, own, lax.add))
+
+
+def avg_pool(
+    window: Sequence[int],
+    *,
+    strides: Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    count_padding: bool = False,
+) -> Layer:
+    """The mean over every window; else as `max_pool`.
+
+    With "SAME" padding the mean is that of the entries there are; with `count_padding` the zeros
+    of the border count as well.
+
+    Source: LeCun, Bottou, Bengio & Haffner (1998), section II.B.
+
+    >>> avg_pool((2, 2)).apply((), jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel()
+    Array([2.5, 4.5], dtype=float32)
+    """
+
+    def mean(x: Array, own: Windows) -> Array:
+        total = _reduce(x, own, lax.add)
+        if own.padding != "SAME" or count_padding:
+            return total / math.prod(own.size)
+        counts = _reduce(jnp.ones((1, *x.shape[1:-1], 1), x.dtype), own, lax.add)
+        return total / jnp.broadcast_to(counts, total.shape)
+
+    return _pool("avg_pool", window, strides, padding, mean)
+
+
+def global_avg_pool() -> Layer:
+    """The mean over all spatial axes, (N, *spatial, C) to (N, C); of `nn.Sequences`, over time.
+
+    Source: Lin, Chen & Yan (2014), section 3.2.
+
+    >>> global_avg_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
+    Array([[3.5]], dtype=float32)
+    """
+    return _global_pool("global_avg_pool", jnp.mean)
+
+
+def global_max_pool() -> Layer:
+    """The largest entry over all spatial axes, (N, *spatial, C) to (N, C).
+
+    >>> global_max_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
+    Array([[7.]], dtype=float32)
+    """
+    return _global_pool("global_max_pool", jnp.max)
+
+
+def global_sum_pool() -> Layer:
+    """The sum over all spatial axes, (N, *spatial, C) to (N, C).
+
+    >>> global_sum_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
+    Array([[28.]], dtype=float32)
+    """
+    return _global_pool("global_sum_pool", jnp.sum)
+
+
+_NO_LIMIT = "Take the kernel of the finite network, or leave the pooling out."
+
+
+def _pool(name, window, strides, padding, reduce) -> Layer:
+    own = windows(name, window, strides=window if strides is None else strides, padding=padding)
+
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        require_in_shape(name, in_shape, min_rank=len(own.size) + 1)
+        if len(in_shape) != len(own.size) + 1:
+            raise invalid(
+                f"{name}.init: in_shape",
+                got=repr(in_shape),
+                expected=f"{len(own.size)} spatial axes, as the window has, and the channels",
+                remedy="Give the window a size for every spatial axis.",
+            )
+        return (), (*places(f"{name}.init", own, tuple(in_shape[:-1])), in_shape[-1])
+
+    def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
+        require_spatial(name, x, len(own.size), None)
+        places(f"{name}.apply", own, x.shape[1:-1])
+        return reduce(x, own)
+
+    return Layer(init, apply, limit.no_limit(name, _NO_LIMIT), name)
+
+
+def _reduce(x: Array, own: Windows, operation) -> Array:
+    circular = own.padding == "CIRCULAR"
+    # A NumPy scalar: only of a known number can JAX see that it is neutral, and differentiate.
+    neutral = np.asarray(-np.inf if operation is lax.max else 0, x.dtype)
+    return lax.reduce_window(
+        wrap_for(own, x) if circular else x,
+        neutral,
+        operation,
+        (1, *own.size, 1),
+        (1, *own.strides, 1),
+        "VALID" if circular else own.padding,
+    )
+
+
+def _global_pool(name, reduce) -> Layer:
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        require_in_shape(name, in_shape, min_rank=2)
+        return (), in_shape[-1:]
+
+    def apply(
+        params: Params, x: Array | Sequences, *, key: Key | None = None, stats: Params = None
+    ) -> Array:
+        values = x.values if isinstance(x, Sequences) else x
+        if jnp.ndim(values) < 3 or (isinstance(x, Sequences) and values.ndim > 3):
+            raise invalid(
+                f"{name}.apply: x",
+                got=f"shape {jnp.shape(values)}",
+                expected="(N, *spatial, C), batch axis first, channels last",
+                remedy="Add a channel axis by x[..., None].",
+            )
+        if not isinstance(x, Sequences):
+            return reduce(values, axis=tuple(range(1, values.ndim - 1)))
+        within = jnp.broadcast_to(x.mask()[..., None], values.shape)
+        if reduce is jnp.max:
+            return jnp.max(values, axis=1, where=within, initial=-jnp.inf)
+        total = jnp.sum(values, axis=1, where=within)
+        if reduce is jnp.sum:
+            return total
+        count = jnp.maximum(x.lengths, 1).astype(total.dtype)
+        return total / jnp.broadcast_to(count[:, None], total.shape)
+
+    return Layer(init, apply, limit.no_limit(name, _NO_LIMIT), name, reads_lengths=True)
