@@ -5,9 +5,12 @@ from pathlib import Path
 from types import ModuleType
 
 import matplotlib.style
+import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from experiments.catalog import UnusableRecord
 from experiments.records import Record, write
@@ -42,6 +45,29 @@ STYLE = {
     "lines.markersize": 5,
     "savefig.dpi": 150,
 }
+
+
+def show_images(axes: Axes, images: ArrayLike, columns: int, *, diverging: bool = False) -> None:
+    """Fill a panel with images (N, height, width) as a grid, `columns` in a row, from the top left.
+
+    Gray from the smallest to the largest number of all; with `diverging`, blue and red around 0.
+    """
+    images = np.asarray(images, float)
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    # A line of NaN, drawn as background, between neighbors.
+    grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        grid[top : top + height, left : left + width] = image
+    largest = np.max(np.abs(images))
+    if diverging:
+        axes.imshow(grid, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    else:
+        axes.imshow(grid, cmap="gray_r")
+    axes.set_facecolor("#d8d8d8")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
 
 
 def draw(module: ModuleType, record: Record, folder: Path) -> Path:

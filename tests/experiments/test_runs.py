@@ -14,7 +14,18 @@ from experiments.report import chapter
 
 EXPERIMENTS = catalog()
 # These compile for half a minute; .ci/run runs every experiment at this scale besides.
-LONG = ("train_digits", "optimizer_parity", "ntk_width")
+LONG = (
+    "batch_norm",
+    "translation",
+    "dropout_and_noise",
+    "lottery_ticket",
+    "random_labels",
+    "train_digits",
+    "optimizer_parity",
+    "ntk_width",
+    "boltzmann",
+    "gan",
+)
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
 
