@@ -122,6 +122,11 @@ def test_chunks_do_not_change_a_bit():
         assert_same(run, whole)
 
 
+def test_unrolled_steps_are_the_same_up_to_rounding():
+    options = {"steps": 7, "batch_size": 6, "key": KEY, "chunk": 3}
+    assert_close(fit(**options, unroll=3), fit(**options), "float32")
+
+
 def test_chunk_length_divides_the_steps_into_whole_epochs_where_it_can():
     for steps in [1, 99, 100, 150, 468, 1000, 1009, 1680, 2807, 10**6]:
         for epoch in [1, 3, 28, 468, 5000]:
@@ -327,6 +332,7 @@ BAD = {
     ),
     "an empty batch": ({"batch_size": 0, "key": KEY}, "fit(batch_size): got 0, expected"),
     "no steps": ({"steps": 0}, "fit(steps): got 0, expected an integer ≥ 1"),
+    "no loop's body": ({"unroll": 0}, "fit(unroll): got 0, expected an integer ≥ 1"),
     "no chunk": ({"chunk": 0}, "fit(chunk): got 0, expected an integer ≥ 1"),
     "no key for batches": ({"batch_size": 4}, "fit(key): got none, expected a key"),
     "no key for noise": ({"stochastic": True}, "fit(key): got none, expected a key"),
