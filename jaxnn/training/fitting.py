@@ -111,9 +111,9 @@ def fit(
     and `state=run.state`. `fit` runs on the host, never inside jit, vmap or grad. Calls with the
     same function objects and shapes share their compiled programs.
 
-    A chunk is a loop over bodies of `unroll` steps; with `unroll` = `chunk`, say 4, it is none. On a
-    CPU that is worth its compilation for convolutions, whose gradients XLA makes 3 to 20 times as
-    slow inside a loop as outside (JAX issue 12868).
+    A chunk is a loop over bodies of `unroll` steps, and none with `unroll` = `chunk`, say 4. On a
+    CPU that is worth its compilation for convolutions, whose gradients take 3 to 20 times as long
+    inside a loop as outside (XLA rearranges them for speed only there; JAX issue 12868).
 
     Errors: parameters that are not real floating point, x and y of different length, steps, chunk,
     unroll or batch_size out of range, no key where one is needed, a key besides a state, a state of
