@@ -173,7 +173,7 @@ def verdict(config, metrics):
     if config == PAPER:
         verdicts += [
             bound(
-                f"{name}: at most the published error; control: {config.labels} labels, no structure",
+                f"{name}: at most the published error; control: few labels, shuffled pixels",
                 published,
                 [found],
                 control=(published, 1.0 - metrics["shuffled"]),
