@@ -16,30 +16,31 @@ import numpy as np
 from jax import lax
 
 from experiments.harness import report_progress
-from experiments.verdicts import control, direction, identity
+from experiments.verdicts import bound, control, direction, identity
 from jaxnn import losses, metrics, nn, optimizers, training
 
 PRECISION = "float64"
 PANELS = (1, 3)
 SYMBOLS = 4
 RADII = (0.8, 0.95, 1.0, 1.05)
-NETWORKS = {"RNN": nn.rnn, "LSTM": nn.lstm}
+NETWORKS = ("RNN", "LSTM")
+RECALLED = 0.95
 
 
 @dataclass(frozen=True)
 class Config:
     units: int = 24
     horizon: int = 50
-    delays: tuple[int, ...] = (1, 20, 60)
+    delays: tuple[int, ...] = (1, 30, 120)
     sequences: int = 2000
     steps: int = 600
     batch_size: int = 50
-    # The best of .001, .003, .01, .03 for each network on other seeds, at the longest delay.
-    rates: tuple[float, float] = (0.003, 0.01)
+    # The best of .003, .01, .03 for each network on other seeds, at the longest delay.
+    rates: tuple[float, float] = (0.01, 0.003)
     seeds: int = 8
 
 
-SMOKE = Config(8, horizon=10, delays=(5,), sequences=200, steps=20, seeds=2)
+SMOKE = Config(8, horizon=10, delays=(1,), sequences=400, steps=200, seeds=2)
 PAPER = Config(64, horizon=200, delays=(1, 10, 30, 100, 200), sequences=10_000, steps=5000)
 
 
@@ -51,7 +52,7 @@ def run(config, key):
     for i, delay in enumerate(config.delays):
         for j, (name, rate) in enumerate(zip(NETWORKS, config.rates, strict=True)):
             report_progress(2 * i + j, 2 * len(config.delays))
-            recall = partial(recalled, config, NETWORKS[name], rate, delay)
+            recall = partial(recalled, config, name, rate, delay)
             keys = jax.random.split(jax.random.fold_in(recall_key, delay), config.seeds)
             found[name][i] = jax.jit(jax.vmap(recall))(keys)
     return found
@@ -108,11 +109,17 @@ def gates(config, key):
     }
 
 
-def recalled(config, layer, rate, delay, key):
-    """Test accuracy in naming the first symbol of a sequence after a delay of distractors."""
+def recalled(config, name, rate, delay, key):
+    """Test accuracy in naming the first symbol of a sequence after a delay of distractors.
+
+    Each network begins with the longest memory it can: the RNN with an orthogonal U, the LSTM with
+    forget gates of time constant 1 + delay, by biases of ln(delay)  (Tallec & Ollivier 2018).
+    """
     init_key, fit_key, *data_keys = jax.random.split(key, 4)
     (x, y), (x_test, y_test) = (recall_task(k, config.sequences, delay) for k in data_keys)
-    net = nn.serial(layer(config.units), nn.dense(SYMBOLS, weight_std=1.0))
+    n = config.units
+    layer = nn.rnn(n) if name == "RNN" else nn.lstm(n, forget_bias=float(np.log(delay)))
+    net = nn.serial(layer, nn.dense(SYMBOLS, weight_std=1.0))
     params, _ = net.init(init_key, x.shape[1:])
     end, _ = training.descend(
         *(net.apply, params, losses.softmax_cross_entropy, (x, y)),
@@ -156,12 +163,12 @@ def verdict(config, metrics):
             metrics["LSTM"][-1],
             metrics["RNN"][-1],
         ),
-        control(
-            direction(
-                f"{short}: the LSTM recalls better than the RNN",
-                metrics["LSTM"][0],
-                metrics["RNN"][0],
-            )
+        bound(
+            f"{short}: the RNN recalls at least {RECALLED:.0%}; control: {long}",
+            RECALLED,
+            metrics["RNN"][0],
+            at_least=True,
+            control=(RECALLED, metrics["RNN"][-1]),
         ),
     ]
 
