@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 TIERS = (
     ("compatibility", "errors", "types", "tree"),
-    ("linalg", "nn", "losses", "regularizers", "metrics", "schedules"),
+    ("linalg", "nn", "losses", "regularizers", "metrics", "minibatches", "schedules"),
     (
         *("optimizers", "training", "data", "search", "generative"),
         *("kernels", "curvature", "parallel"),

@@ -14,6 +14,13 @@ from jaxtyping import Bool, Int
 
 from jaxnn import tree
 from jaxnn.errors import invalid
+from jaxnn.minibatches import (
+    order_at,
+    require_at_least_one,
+    require_batch_size,
+    rows_at,
+    shuffled,
+)
 from jaxnn.types import Array, Key, Params, PyTree
 
 
@@ -73,30 +80,15 @@ def run(
     [1.4999986] (20,) False
     """
     examples = x.shape[0]
-    if steps < 1:
-        raise invalid(
-            "fit(steps)", got=steps, expected="an integer ≥ 1", remedy="It counts updates."
-        )
-    if batch_size is not None and not 1 <= batch_size <= examples:
-        raise invalid(
-            "fit(batch_size)",
-            got=batch_size,
-            expected=f"an integer from 1 to the number of examples, {examples}",
-            remedy="None takes all of the data in every step.",
-        )
-    epoch = 1 if batch_size is None else examples // batch_size
+    require_at_least_one("fit(steps)", steps, "It counts updates.")
+    require_batch_size("fit(batch_size)", batch_size, examples)
     order_key, step_key, _ = jax.random.split(state.key, 3)
 
-    def order(step: Array) -> Array:
-        indices = jnp.arange(examples, dtype=jnp.int32)
-        return jax.random.permutation(jax.random.fold_in(order_key, step // epoch), indices)
-
     def advance(carry: Any, _: None) -> tuple[Any, dict[str, Array]]:
-        params, state, rows, diverged = carry
+        params, state, order, diverged = carry
         batch = x
         if batch_size is not None:
-            start = state.step % epoch * batch_size
-            batch = x[lax.dynamic_slice_in_dim(rows, start, batch_size)]
+            batch = x[rows_at(order, state.step, batch_size)]
         key = jax.random.fold_in(step_key, state.step)
         moved, following, info = step(params, state, batch, key)
         following = following._replace(key=state.key, step=state.step + 1)
@@ -108,12 +100,13 @@ def run(
         following = following._replace(key=state.key)
         info = {n: jnp.where(diverged, jnp.full_like(a, jnp.nan), a) for n, a in info.items()}
         if batch_size is not None:
-            at = following.step
-            rows = lax.cond(at % epoch == 0, lambda: order(at), lambda: rows)
-        return (params, following, rows, diverged), info
+            order = order_at(order, order_key, following.step, batch_size)
+        return (params, following, order, diverged), info
 
-    rows = None if batch_size is None else order(state.step)
-    carry, history = lax.scan(advance, (params, state, rows, jnp.zeros((), bool)), length=steps)
+    order = None
+    if batch_size is not None:
+        order = shuffled(order_key, state.step // (examples // batch_size), examples)
+    carry, history = lax.scan(advance, (params, state, order, jnp.zeros((), bool)), length=steps)
     params, state, _, diverged = carry
     return Fit(params, state, history, diverged)
 

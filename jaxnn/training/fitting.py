@@ -15,20 +15,19 @@ from jax import lax
 
 from jaxnn import tree
 from jaxnn.errors import invalid
+from jaxnn.minibatches import require_at_least_one, require_batch_size
 from jaxnn.training.steps import (
     Carry,
     Problem,
     State,
+    first_order,
     initial_state,
     measure,
     objective_of,
     one_step,
-    require_at_least_one,
-    require_batch_size,
     require_examples,
     require_key,
     require_optimizer,
-    shuffled,
     strong,
 )
 from jaxnn.types import Apply, Array, Key, Objective, Params, PyTree
@@ -151,7 +150,7 @@ def fit(
         _require_state(state, key, optimizer, params)
     require_key("fit(key)", state.key, stochastic or batch_size is not None)
     first = int(state.step)
-    order = None if batch_size is None else shuffled(state.key, first // epoch, examples)
+    order = None if batch_size is None else first_order(state.key, first // epoch, examples)
     carry = Carry(params, state, order)
     problem = Problem(
         f, loss, optimizer, regularizer, tuple(metrics.items()), batch_size, stochastic

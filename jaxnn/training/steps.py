@@ -16,6 +16,13 @@ from jaxtyping import Float, Int
 
 from jaxnn import tree
 from jaxnn.errors import invalid
+from jaxnn.minibatches import (
+    order_at,
+    require_at_least_one,
+    require_batch_size,
+    rows_at,
+    shuffled,
+)
 from jaxnn.types import Apply, Array, Key, Objective, Params, PyTree
 
 
@@ -82,7 +89,7 @@ def descend(
     state = initial_state(params, optimizer, key)
     require_key("descend(key)", key, stochastic or batch_size is not None)
     problem = Problem(f, loss, optimizer, regularizer, (), batch_size, stochastic)
-    start = Carry(params, state, None if batch_size is None else shuffled(key, 0, examples))
+    start = Carry(params, state, None if batch_size is None else first_order(key, 0, examples))
     end, (_, infos) = lax.scan(lambda carry, _: one_step(problem, carry, data), start, length=steps)
     return end.params, infos["loss"]
 
@@ -108,11 +115,9 @@ class Carry(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=2)
-def shuffled(key: Key, epoch: Any, examples: int) -> Array:
-    """The order of the examples in an epoch."""
-    order_key, _ = jax.random.split(key)
-    indices = jnp.arange(examples, dtype=jnp.int32)
-    return jax.random.permutation(jax.random.fold_in(order_key, epoch), indices)
+def first_order(key: Key, epoch: Any, examples: int) -> Array:
+    """The order of the examples in the epoch that a run begins in."""
+    return shuffled(_order_key(key), epoch, examples)
 
 
 def one_step(
@@ -128,10 +133,7 @@ def one_step(
     updates, optimizer_state = problem.optimizer.update(grads, optimizer_state, params, **extra)
     step = step + 1
     if problem.batch_size is not None:
-        epoch = order.size // problem.batch_size
-        order = lax.cond(
-            step % epoch == 0, lambda: shuffled(key, step // epoch, order.size), lambda: order
-        )
+        order = order_at(order, _order_key(key), step, problem.batch_size)
     after = Carry(tree.add(params, updates), State(optimizer_state, key, step), order)
     return after, (value, info)
 
@@ -142,8 +144,7 @@ def objective_of(
     """J at `params`, with the batch and the noise of the step at which `carry` stands."""
     _, (_, key, step), order = carry
     if problem.batch_size is not None:
-        start = step % (order.size // problem.batch_size) * problem.batch_size
-        rows = lax.dynamic_slice_in_dim(order, start, problem.batch_size)
+        rows = rows_at(order, step, problem.batch_size)
         data = jax.tree.map(
             lambda a: a.at[rows].get(mode="promise_in_bounds", unique_indices=True), data
         )
@@ -201,6 +202,10 @@ def takes_keywords(function: Callable) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def _order_key(key: Key) -> Key:
+    return jax.random.split(key)[0]
+
+
 def require_optimizer(optimizer: Any) -> None:
     """Raise unless it has init and update."""
     if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
@@ -232,23 +237,6 @@ def require_examples(argument: str, data: Any) -> int:
         )
     ((examples,),) = lengths
     return examples
-
-
-def require_at_least_one(argument: str, value: int, remedy: str) -> None:
-    """Raise for a number below 1."""
-    if value < 1:
-        raise invalid(argument, got=value, expected="an integer ≥ 1", remedy=remedy)
-
-
-def require_batch_size(argument: str, batch_size: int | None, examples: int) -> None:
-    """Raise for a batch of none or of more than all examples."""
-    if batch_size is not None and not 1 <= batch_size <= examples:
-        raise invalid(
-            argument,
-            got=batch_size,
-            expected=f"an integer from 1 to the number of examples, {examples}",
-            remedy="None takes all of the data in every step.",
-        )
 
 
 def require_key(argument: str, key: Key | None, needed: bool) -> None:

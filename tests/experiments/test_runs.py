@@ -25,6 +25,8 @@ LONG = (
     "ntk_width",
     "boltzmann",
     "gan",
+    "mnist_classifiers",
+    "rnn_memory",
 )
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
