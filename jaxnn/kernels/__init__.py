@@ -9,21 +9,52 @@ from jaxnn.kernels.comparison import (
 )
 from jaxnn.kernels.dynamics import linearize, taylor
 from jaxnn.kernels.empirical import nngp, ntk, ntk_operator, plan
+from jaxnn.kernels.flow import (
+    Trained,
+    gradient_descent,
+    gradient_flow,
+    ntk_ensemble,
+    trained_parameters,
+)
+from jaxnn.kernels.modes import Modes, Solution, eigenmodes, max_learning_rate, solve
 from jaxnn.kernels.planning import Plan
+from jaxnn.kernels.regression import (
+    Posterior,
+    class_targets,
+    gp_posterior,
+    log_marginal_likelihood,
+)
+from jaxnn.kernels.sampling import MonteCarlo, monte_carlo
 from jaxnn.kernels.wide import infinite
 
 __all__ = [
+    "Modes",
+    "MonteCarlo",
     "Plan",
+    "Posterior",
+    "Solution",
+    "Trained",
     "alignment",
     "centered_alignment",
+    "class_targets",
     "effective_rank",
+    "eigenmodes",
+    "gp_posterior",
+    "gradient_descent",
+    "gradient_flow",
     "infinite",
     "linearize",
+    "log_marginal_likelihood",
+    "max_learning_rate",
+    "monte_carlo",
     "nngp",
     "ntk",
+    "ntk_ensemble",
     "ntk_operator",
     "ntk_trajectory",
     "plan",
     "relative_change",
+    "solve",
     "taylor",
+    "trained_parameters",
 ]

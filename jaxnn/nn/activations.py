@@ -5,6 +5,8 @@ for every finite input, also where the textbook formula overflows. As layers (`n
 they live in `jaxnn.nn.nonlinearities`.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -133,13 +135,18 @@ def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return 0.5 * x * (1.0 + jnp.tanh((2.0 / jnp.pi) ** 0.5 * (z + 0.044715 * z**3)))
 
 
-def erf(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """2/√π ∫₀ˣ exp(-t²) dt, the sigmoid with a closed-form infinite-width kernel.
+def erf(
+    x: Float[Array, "..."], scale: float = 1.0, slope: float = 1.0, shift: float = 0.0
+) -> Float[Array, "..."]:
+    """The error function 2/√π ∫₀ˣ exp(-t²) dt, scaled: `scale`·erf(`slope`·x) + `shift`.
+
+    The sigmoid with a closed-form infinite-width kernel; scale = shift = ½, slope = √π/4
+    have the value and the slope of the logistic function at 0.
 
     >>> erf(jnp.array([-1e4, 0.0]))
     Array([-1.,  0.], dtype=float32)
     """
-    return lax.erf(x)
+    return scale * lax.erf(slope * x) + shift
 
 
 def sin(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -158,6 +165,56 @@ def cos(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Array(1., dtype=float32, weak_type=True)
     """
     return jnp.cos(x)
+
+
+def gaussian(x: Float[Array, "..."], precision: float = 1.0) -> Float[Array, "..."]:
+    """exp(-βx²) for β = `precision`.
+
+    >>> gaussian(jnp.array([0.0, 1e30]))
+    Array([1., 0.], dtype=float32)
+    """
+    # Where the square would overflow, and 0·∞ be its derivative, the value is 0.
+    z = jnp.clip(x, -1e4, 1e4)
+    return jnp.exp(-precision * z**2)
+
+
+def exp(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """eˣ; it overflows where x > ln(largest float).
+
+    >>> exp(jnp.array(0.0))
+    Array(1., dtype=float32, weak_type=True)
+    """
+    return jnp.exp(x)
+
+
+def sign(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """-1, 0 or 1. Its derivative is 0 everywhere.
+
+    >>> sign(jnp.array([-0.5, 0.0, 0.5]))
+    Array([-1.,  0.,  1.], dtype=float32)
+    """
+    return jnp.sign(x)
+
+
+def polynomial(x: Float[Array, "..."], coefficients: Sequence[float]) -> Float[Array, "..."]:
+    """Σ_p c_p xᵖ, by Horner's rule.
+
+    >>> polynomial(jnp.array([-2.0, 3.0]), (1.0, 0.0, 2.0))
+    Array([ 9., 19.], dtype=float32)
+    """
+    total = jnp.zeros_like(x)
+    for c in reversed(coefficients):
+        total = total * x + c
+    return total
+
+
+def rectified_monomial(x: Float[Array, "..."], degree: int) -> Float[Array, "..."]:
+    """max(x, 0)ᵖ for an integer p = `degree` ≥ 1.
+
+    >>> rectified_monomial(jnp.array([-2.0, 3.0]), 2)
+    Array([0., 9.], dtype=float32)
+    """
+    return relu(x) ** degree
 
 
 def softmax(x: Float[Array, "..."]) -> Float[Array, "..."]:

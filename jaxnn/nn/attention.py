@@ -1,6 +1,8 @@
 """Tokens, their places, and the attention that they pay each other."""
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jaxnn.errors import invalid, require_between
 from jaxnn.nn import limit
 from jaxnn.nn.initializers import Initializer, normal
 from jaxnn.nn.layers import Layer, Sequences, dense, require_count, require_in_shape, stateless
+from jaxnn.nn.limit import Kernel
 from jaxnn.nn.parametrization import Parametrization, default_float
 from jaxnn.types import Array, Key, Params, Shape
 
@@ -102,6 +105,7 @@ def self_attention(
     *,
     features: int | None = None,
     causal: bool = False,
+    scaling: Literal["root", "linear"] = "root",
     weight_std: float = 1.0,
     bias_std: float = 0.0,
     parametrization: Parametrization = "standard",
@@ -112,12 +116,16 @@ def self_attention(
 
     x is (N, T, d) or `Sequences`, whose times beyond the length are neither read nor written (0).
     Q, K, V have `features` (d unless given) = heads·k columns; y has d. With `causal`, a time reads
-    only times up to its own. Params are {"query", "key", "value", "out"}, each as of `nn.dense`,
+    only times up to its own. With scaling "linear" the logits are Q_h K_hᵀ/k, and query and key are
+    drawn equal, so that the attention of a wide layer at random weights is a known matrix and the
+    layer has a `.kernel`: softmax(K(x, x)) on either side of that of the values.
+
+    Params are {"query", "key", "value", "out"}, each as of `nn.dense`,
     whose options the others are. The softmax of half-precision data is taken in float32.
 
-    Errors: heads < 1, features that heads do not divide, an x of another shape.
+    Errors: heads < 1, features that heads do not divide, an unknown scaling, an x of another shape.
 
-    Source: Vaswani et al. (2017), section 3.2.
+    Source: Vaswani et al. (2017), section 3.2; Hron et al. (2020), theorem 3, for the limit.
 
     >>> layer = self_attention(2)
     >>> params, out_shape = layer.init(jax.random.key(0), (5, 8))
@@ -125,6 +133,13 @@ def self_attention(
     ((5, 8), (8, 8))
     """
     require_count("self_attention(heads)", heads, "It is the number of heads.")
+    if scaling not in ("root", "linear"):
+        raise invalid(
+            "self_attention(scaling)",
+            got=repr(scaling),
+            expected="'root' or 'linear'",
+            remedy="'root' divides logits by √k as is usual, 'linear' by k.",
+        )
     options = {"weight_std": weight_std, "bias_std": bias_std, "parametrization": parametrization}
     # A dense layer knows its fan-in from the weights: any size serves to apply it.
     project = dense(1, **options).apply
@@ -140,7 +155,9 @@ def self_attention(
                 expected="(T, d), and features that the heads share equally",
                 remedy="Choose features= as a multiple of heads.",
             )
-        keys = jax.random.split(key, 4)
+        keys = list(jax.random.split(key, 4))
+        if scaling == "linear":
+            keys[1] = keys[0]
         params = {
             name: dense(inner, **options).init(k, (times, d))[0]
             for name, k in zip(("query", "key", "value"), keys, strict=False)
@@ -157,7 +174,9 @@ def self_attention(
             project(params[name], values).reshape(n, times, heads, -1)
             for name in ("query", "key", "value")
         )
-        logits = jnp.einsum("nthk,nshk->nhts", query, keys) / math.sqrt(query.shape[-1])
+        size = query.shape[-1]
+        logits = jnp.einsum("nthk,nshk->nhts", query, keys)
+        logits = logits / (size if scaling == "linear" else math.sqrt(size))
         half = jnp.finfo(logits.dtype).bits < 32
         logits = logits.astype(jnp.float32) if half else logits
         read = jnp.tril(jnp.ones((times, times), bool)) if causal else None
@@ -176,8 +195,40 @@ def self_attention(
         inside = jnp.broadcast_to(x.mask()[..., None], y.shape)
         return Sequences(jnp.where(inside, y, jnp.zeros_like(y)), x.lengths)
 
-    no_limit = limit.no_limit("self_attention", "Take the kernel of the finite network.")
-    return Layer(init, apply, no_limit, "self_attention", reads_lengths=True)
+    def kernel(kernel: Kernel) -> Kernel:
+        limit.require_axes("self_attention", kernel, 1)
+        limit.require_crossed("self_attention", kernel)
+        wide = kernel.width if features is None else features
+        std = (weight_std, bias_std, parametrization)
+        value = limit.affine(kernel, wide, *std)
+        share1, share2 = (share(c) for c in (value.covariance1, value.covariance2))
+        heard = replace(
+            value,
+            nngp=_weighed(share1, value.nngp, share2),
+            ntk=_weighed(share1, value.ntk, share2),
+            covariance1=_weighed(share1, value.covariance1, share1),
+            covariance2=_weighed(share2, value.covariance2, share2),
+        )
+        return limit.affine(heard, kernel.width, *std)
+
+    def share(logits: Array) -> Array:
+        # Query and key are drawn as the value is, so that its covariance is that of both.
+        times = logits.shape[0]
+        if causal:
+            read = jnp.tril(jnp.ones((times, times), bool))[..., None, None]
+            logits = jnp.where(read, logits, jnp.finfo(logits.dtype).min)
+        return jax.nn.softmax(logits, axis=1)
+
+    remedy = "Take self_attention(scaling='linear'), or the kernel of the finite network."
+    unknown = limit.no_limit("self_attention(scaling='root')", remedy)
+    limit_of = kernel if scaling == "linear" else unknown
+    return Layer(init, apply, limit_of, "self_attention", reads_lengths=True, mixes_positions=True)
+
+
+def _weighed(share1: Array, k: Array, share2: Array) -> Array:
+    """Σ_{s, t} share1[a, s] k[s, t] share2[b, t], all with the axes (T, T, N1, N2)."""
+    half = jnp.sum(share1[:, :, None] * k[None], axis=1)
+    return jnp.sum(half[:, None] * share2[None], axis=2)
 
 
 def _require_sequences(layer: str, x: Array, features: int | None) -> None:

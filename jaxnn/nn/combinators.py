@@ -1,5 +1,6 @@
 """Layers made of layers: one after another, side by side, around a shortcut."""
 
+from functools import reduce
 from typing import Any, Literal
 
 import jax
@@ -43,11 +44,11 @@ def serial(*layers: Layer) -> Layer:
             kernel = layer.kernel(kernel)
         return kernel
 
-    return Layer(init, apply, kernel, "serial", layers, reads_lengths=True)
+    return _joined(init, apply, kernel, "serial", layers)
 
 
-def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> Layer:
-    """Branches that read the same input; their outputs are summed, or joined along the last axis.
+def parallel(*layers: Layer, combine: Literal["sum", "product", "concatenate"] = "sum") -> Layer:
+    """Branches that read the same input; the outputs are summed, multiplied or joined (last axis).
 
     Params and stats are tuples with an entry per branch; a key is split among them.
 
@@ -62,34 +63,36 @@ def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> 
         raise invalid(
             "parallel(*layers)", got="no layer", expected="at least one", remedy="Pass branches."
         )
-    if combine not in ("sum", "concatenate"):
+    if combine not in ("sum", "product", "concatenate"):
         raise invalid(
             "parallel(combine)",
             got=repr(combine),
-            expected="'sum' or 'concatenate'",
+            expected="'sum', 'product' or 'concatenate'",
             remedy="Combine the outputs of the branches in one of these ways.",
         )
-    summed = combine == "sum"
+    elementwise = combine != "concatenate"
 
     def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
         branches = [
             layer.init(k, in_shape) for k, layer in zip(_split(key, layers), layers, strict=True)
         ]
         params, shapes = zip(*branches, strict=True)
-        same = {shape if summed else shape[:-1] for shape in shapes}
-        if len(same) > 1 or (not summed and () in shapes):
+        same = {shape if elementwise else shape[:-1] for shape in shapes}
+        if len(same) > 1 or (not elementwise and () in shapes):
             raise invalid(
                 f"parallel(combine={combine!r}).init: the outputs of the branches",
                 got=f"shapes {list(shapes)}",
-                expected="equal shapes" if summed else "shapes equal but for the last axis",
+                expected="equal shapes" if elementwise else "shapes equal but for the last axis",
                 remedy="Give the branches the same number of features, or a shortcut with "
                 "nn.dense of the right size.",
             )
-        last = shapes[0][-1:] if summed else (sum(shape[-1] for shape in shapes),)
+        last = shapes[0][-1:] if elementwise else (sum(shape[-1] for shape in shapes),)
         return params, (*shapes[0][:-1], *last)
 
     def join(branches: list[Array]) -> Array:
-        return sum(branches[1:], branches[0]) if summed else jnp.concatenate(branches, axis=-1)
+        if combine == "concatenate":
+            return jnp.concatenate(branches, axis=-1)
+        return reduce(jnp.add if combine == "sum" else jnp.multiply, branches)
 
     def apply(
         params: Params, x: Array | Sequences, *, key: Key | None = None, stats: Params = None
@@ -104,11 +107,12 @@ def parallel(*layers: Layer, combine: Literal["sum", "concatenate"] = "sum") -> 
 
     def kernel(kernel: Kernel) -> Kernel:
         branches = tuple(layer.kernel(kernel) for layer in layers)
-        if summed:
-            return limit.add(kernel, branches, layer="parallel")
-        return limit.concatenate(branches)
+        if combine == "concatenate":
+            return limit.concatenate(branches, layer="parallel")
+        combined = limit.add if combine == "sum" else limit.multiply
+        return combined(kernel, branches, layer="parallel")
 
-    return Layer(init, apply, kernel, "parallel", layers, reads_lengths=True)
+    return _joined(init, apply, kernel, "parallel", layers)
 
 
 def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
@@ -122,6 +126,11 @@ def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
     (3,)
     """
     return parallel(layer, identity() if shortcut is None else shortcut)
+
+
+def _joined(init, apply, kernel, name: str, parts: tuple[Layer, ...]) -> Layer:
+    mixes = any(part.mixes_positions for part in parts)
+    return Layer(init, apply, kernel, name, parts, reads_lengths=True, mixes_positions=mixes)
 
 
 def _applied(

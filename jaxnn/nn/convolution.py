@@ -10,6 +10,7 @@ from jaxnn.errors import invalid
 from jaxnn.nn import limit
 from jaxnn.nn.initializers import Initializer
 from jaxnn.nn.layers import Layer, require_count, require_in_shape
+from jaxnn.nn.limit import Kernel
 from jaxnn.nn.parametrization import Parametrization, weights
 from jaxnn.nn.windows import (
     Padding,
@@ -107,7 +108,18 @@ def conv(
         )
         return affine.shift(params, y, math.prod(weight.shape[:-1]))
 
-    return Layer(init, apply, limit.no_limit("conv", _NO_LIMIT), "conv")
+    def kernel(kernel: Kernel) -> Kernel:
+        below = limit.patches(kernel, own)
+        return limit.affine(below, features, weight_std, bias_std, parametrization)
+
+    if groups > 1:
+        no_limit = limit.no_limit("conv with groups", "Use groups=1.")
+        return Layer(init, apply, no_limit, "conv")
+    if affine.given:
+        remedy = "Leave both None and choose weight_std and bias_std."
+        no_limit = limit.no_limit("conv with weight_init or bias_init", remedy)
+        return Layer(init, apply, no_limit, "conv")
+    return Layer(init, apply, kernel, "conv")
 
 
 def conv_transpose(
@@ -188,10 +200,8 @@ def conv_transpose(
             )  # fmt: skip
         return affine.shift(params, y, math.prod(weight.shape[:-1]))
 
-    return Layer(init, apply, limit.no_limit(name, _NO_LIMIT), name)
-
-
-_NO_LIMIT = "Take the kernel of the finite network, or build the network of dense layers."
+    no_limit = limit.no_limit(name, "Take the kernel of the finite network, or use nn.conv.")
+    return Layer(init, apply, no_limit, name)
 
 
 def _one_dtype(x: Array, weight: Array) -> tuple[Array, Array]:

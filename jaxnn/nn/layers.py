@@ -28,6 +28,7 @@ class Layer(NamedTuple):
     parts   the layers it is made of, if it is a `serial` or a `parallel`
     reads_lengths  whether `apply` takes `Sequences` itself. Others get only their values, from
             `serial` and `parallel`, which put the lengths back
+    mixes_positions  whether `kernel` needs the covariances between different pixels or times
 
     `key` drives random layers: None is the deterministic network (dropout off). `stats` are the
     population statistics of normalizing layers; None lets them use the batch's own.
@@ -39,6 +40,7 @@ class Layer(NamedTuple):
     name: str = "layer"
     parts: tuple["Layer", ...] = ()
     reads_lengths: bool = False
+    mixes_positions: bool = False
 
 
 class Sequences(NamedTuple):
@@ -133,7 +135,7 @@ def flatten() -> Layer:
     return stateless(
         "flatten",
         lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])),
-        lambda kernel: kernel,
+        limit.flatten,
         out_shape=lambda in_shape: (math.prod(in_shape),),
     )
 

@@ -3,26 +3,26 @@
 At random weights and infinite width the features of a layer are independent draws of one centered
 Gaussian process. A `Kernel` holds its covariance (NNGP) and the tangent kernel (NTK) for pairs of
 inputs; a layer maps one `Kernel` to the next. Source: Neal (1996); Lee et al. (2018);
-Jacot, Gabriel & Hongler (2018).
+Jacot, Gabriel & Hongler (2018); with positions Novak et al. (2019); Yang (2019).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Float
 
 from jaxnn import tree
 from jaxnn.errors import invalid
+from jaxnn.nn.duals import DualActivation
+from jaxnn.nn.positions import Positions
+from jaxnn.nn.windows import Windows
 from jaxnn.types import Array
 
-DualActivation: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Array]]
-"""(k, v₁, v₂) ↦ (E[φ(u)φ(w)], E[φ'(u)φ'(w)]) for (u, w) ~ N(0, [[v₁, k], [k, v₂]])."""
+MOMENTS = ("nngp", "ntk", "covariance1", "covariance2")
 
 
 @jax.tree_util.register_dataclass
@@ -30,54 +30,61 @@ DualActivation: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Array]]
 class Kernel:
     """Second moments of a layer's features over pairs of inputs, and the tangent kernel.
 
-    Everything is elementwise over pairs: `nngp` and `ntk` are (N1, N2), `variance1` is (N1, 1) and
-    `variance2` (1, N2), or all four share one shape.
-
-    nngp       E[h(x) h(x')], per feature
-    ntk        Σ_θ ∂f(x)/∂θ · ∂f(x')/∂θ, per output
-    variance1  E[h(x)²];  variance2  E[h(x')²]
-    width      number of features (static); scales the NTK in the standard parametrization
-    depth      number of weight layers on the shortest path here (static)
-    gaussian   whether the features are centered Gaussian (static): activations need it to be so
+    nngp         E[h(x, s) h(x', s')], per feature, (*positions, N1, N2)
+    ntk          Σ_θ ∂f(x, s)/∂θ · ∂f(x', s')/∂θ, per output, (*positions, N1, N2)
+    covariance1  E[h(x, s) h(x, s')] of each x in x1, (*positions, N1, 1)
+    covariance2  E[h(x', s) h(x', s')] of each x' in x2, (*positions, 1, N2)
+    width        number of features (static); scales the NTK in the standard parametrization
+    positions    pixels or times, and for which pairs (s, s') of them there are entries (static)
+    twins        whether x2 is x1 (static): then (x, s) and (x', s') may be one and the same, and
+                 their angle is exactly 0
+    depth        number of weight layers on the shortest path here (static)
+    gaussian     whether the features are centered Gaussian (static): activations need it to be so
     """
 
-    nngp: Float[Array, "*pairs"]
-    ntk: Float[Array, "*pairs"]
-    variance1: Float[Array, "..."]
-    variance2: Float[Array, "..."]
+    nngp: Float[Array, "..."]
+    ntk: Float[Array, "..."]
+    covariance1: Float[Array, "..."]
+    covariance2: Float[Array, "..."]
     width: int = field(metadata={"static": True})
+    positions: Positions = field(default=Positions(), metadata={"static": True})
+    twins: bool = field(default=False, metadata={"static": True})
     depth: int = field(default=0, metadata={"static": True})
     gaussian: bool = field(default=False, metadata={"static": True})
 
+    def map(self, f: Callable[[Array], Array], **changes) -> "Kernel":
+        """f of the four moments, and other changes."""
+        return replace(self, **{name: f(getattr(self, name)) for name in MOMENTS}, **changes)
 
-def inputs(x1: Float[Array, "N1 d"], x2: Float[Array, "N2 d"]) -> Kernel:
-    """The kernel of the data: k(x, x') = x·x'/d and no tangent part.
+
+def inputs(
+    x1: Float[Array, "N1 *S d"], x2: Float[Array, "N2 *S d"] | None = None, *, crossed: bool = False
+) -> Kernel:
+    """The kernel of the data: k((x, s), (x', s')) = x_s · x'_s'/d and no tangent part.
+
+    x2 is x1 unless given. `crossed` asks for pairs of different positions s and s' as well.
 
     Errors: data that are not floating point, since products of small integers overflow.
 
     >>> inputs(jnp.ones((2, 4)), 2.0 * jnp.ones((3, 4))).nngp.shape
     (2, 3)
+    >>> inputs(jnp.ones((2, 8, 3)), crossed=True).nngp.shape
+    (8, 8, 2, 2)
     """
+    other = x1 if x2 is None else x2
     tree.require_differentiable("x1", x1)
-    tree.require_differentiable("x2", x2)
-    d = x1.shape[-1]
-    # Accelerators would round float32 to fewer bits by default, and angles amplify the error.
-    nngp = jnp.matmul(x1, x2.T, precision=lax.Precision.HIGHEST) / d
-    variance1, variance2 = jnp.mean(x1**2, axis=1)[:, None], jnp.mean(x2**2, axis=1)[None, :]
-    return Kernel(nngp, jnp.zeros_like(nngp), variance1, variance2, width=d)
-
-
-def paired_inputs(x: Float[Array, "N d"]) -> Kernel:
-    """The kernel of every input with itself, shape (N,): the diagonal, without cancellation.
-
-    Errors: data that are not floating point.
-
-    >>> paired_inputs(2.0 * jnp.ones((3, 4))).nngp
-    Array([4., 4., 4.], dtype=float32)
-    """
-    tree.require_differentiable("x", x)
-    v = jnp.mean(x**2, axis=1)
-    return Kernel(v, jnp.zeros_like(v), v, v, width=x.shape[-1])
+    tree.require_differentiable("x2", other)
+    positions = Positions(x1.shape[1:-1], crossed and x1.ndim > 2)
+    nngp = positions.covariance(x1, other)
+    return Kernel(
+        nngp=nngp,
+        ntk=jnp.zeros_like(nngp),
+        covariance1=positions.own_covariance(x1)[..., :, None],
+        covariance2=positions.own_covariance(other)[..., None, :],
+        width=x1.shape[-1],
+        positions=positions,
+        twins=x2 is None,
+    )
 
 
 def affine(
@@ -90,17 +97,9 @@ def affine(
     Sohl-Dickstein et al. (2020), section 2.
     """
     w2, b2 = weight_std**2, bias_std**2
-    nngp = w2 * kernel.nngp + b2
-    own = nngp if parametrization == "ntk" else kernel.width * kernel.nngp + 1.0
-    return Kernel(
-        nngp=nngp,
-        ntk=w2 * kernel.ntk + own,
-        variance1=w2 * kernel.variance1 + b2,
-        variance2=w2 * kernel.variance2 + b2,
-        width=width,
-        depth=kernel.depth + 1,
-        gaussian=True,
-    )
+    after = kernel.map(lambda k: w2 * k + b2, width=width, depth=kernel.depth + 1, gaussian=True)
+    own = after.nngp if parametrization == "ntk" else kernel.width * kernel.nngp + 1.0
+    return replace(after, ntk=w2 * kernel.ntk + own)
 
 
 def activate(kernel: Kernel, dual: DualActivation, *, layer: str) -> Kernel:
@@ -108,24 +107,112 @@ def activate(kernel: Kernel, dual: DualActivation, *, layer: str) -> Kernel:
 
     Source: Cho & Saul (2009); Daniely, Frostig & Singer (2016), definition 4.
     """
-    if not kernel.gaussian:
-        raise invalid(
-            f"{layer}.kernel: the features entering {layer}",
-            got="features that are not Gaussian (raw inputs, activations or a concatenation)",
-            expected="Gaussian features",
-            remedy=f"Put a dense layer directly before {layer}.",
-        )
-    nngp, derivative = dual(kernel.nngp, kernel.variance1, kernel.variance2)
-    variance1, _ = dual(kernel.variance1, kernel.variance1, kernel.variance1)
-    variance2, _ = dual(kernel.variance2, kernel.variance2, kernel.variance2)
+    require_gaussian(kernel, layer)
+    v1, v2 = variances(kernel)
+    nngp, derivative = dual(coincided(kernel, v1), v1, v2)
+    own = []
+    for covariance in (kernel.covariance1, kernel.covariance2):
+        first, second = (kernel.positions.variances(covariance, second=s) for s in (False, True))
+        k = jnp.where(kernel.positions.coincident(), first, covariance)
+        own.append(dual(k, first, second)[0])
     return replace(
         kernel,
         nngp=nngp,
         ntk=kernel.ntk * derivative,
-        variance1=variance1,
-        variance2=variance2,
+        covariance1=own[0],
+        covariance2=own[1],
         gaussian=False,
     )
+
+
+def variances(kernel: Kernel) -> tuple[Array, Array]:
+    """E[h(x, s)²] and E[h(x', s')²], against the axes of `nngp`."""
+    positions = kernel.positions
+    v1 = positions.variances(kernel.covariance1)
+    return v1, positions.variances(kernel.covariance2, second=True)
+
+
+def coincided(kernel: Kernel, v1: Array) -> Array:
+    """`nngp` with v₁ itself, bit by bit, where (x, s) and (x', s') are one and the same.
+
+    Rounding would make an angle of √ε of what is 0, which is large against ε.
+    """
+    if not kernel.twins:
+        return kernel.nngp
+    n = jnp.arange(kernel.nngp.shape[-1])
+    same = (
+        kernel.positions.coincident()
+        & (n[:, None] == n[None, :])[(None,) * len(kernel.positions.axes)]
+    )
+    return jnp.where(same, v1, kernel.nngp)
+
+
+def patches(kernel: Kernel, windows: Windows) -> Kernel:
+    """The features of all entries of a window side by side, at the positions of the windows.
+
+    A convolution is an affine map of these. Source: Novak et al. (2019), equation 6.
+    """
+    require_axes("conv", kernel, len(windows.size))
+    size = math.prod(windows.size)
+    return kernel.map(
+        lambda k: kernel.positions.joint_sum(k, windows) / size,
+        width=kernel.width * size,
+        positions=kernel.positions.moved(windows),
+    )
+
+
+def pool(kernel: Kernel, windows: Windows, *, layer: str, mean: bool, border: bool) -> Kernel:
+    """The sum or mean over windows, the mean with or without the zeros of the `border`."""
+    require_axes(layer, kernel, len(windows.size))
+    require_crossed(layer, kernel)
+
+    def pooled(k: Array) -> Array:
+        total = kernel.positions.separate_sum(k, windows)
+        if not mean:
+            return total
+        if border:
+            return total / math.prod(windows.size) ** 2
+        return total / kernel.positions.entries(windows, k.dtype)[..., None, None]
+
+    return kernel.map(pooled, positions=kernel.positions.moved(windows))
+
+
+def global_pool(kernel: Kernel, *, layer: str, mean: bool) -> Kernel:
+    """The sum or mean over all positions."""
+    require_axes(layer, kernel, None)
+    require_crossed(layer, kernel)
+    axes = tuple(range(len(kernel.positions.axes)))
+    over = jnp.mean if mean else jnp.sum
+    return kernel.map(lambda k: over(k, axis=axes), positions=Positions())
+
+
+def flatten(kernel: Kernel) -> Kernel:
+    """The features of all positions side by side: a mean over pairs of equal positions."""
+    positions = kernel.positions
+    if not positions.shape:
+        return kernel
+    width = kernel.width * math.prod(positions.shape)
+    return kernel.map(positions.traced, width=width, positions=Positions(), gaussian=False)
+
+
+def normalize(kernel: Kernel, epsilon: float, *, scale: bool, shift: bool) -> Kernel:
+    """Layer normalization of centered features, K' = K/√((v₁ + ε)(v₂ + ε)).
+
+    The mean over features vanishes, so does the derivative of the mean and of the variance. The
+    learned scale adds K' to the NTK, the shift 1. A feature's own scale depends on that feature,
+    so that no activation may follow before weights mix the features.
+    """
+    require_gaussian(kernel, "layer_norm")
+    normal = replace(kernel, nngp=coincided(kernel, variances(kernel)[0]))
+    factors = [1.0 / jnp.sqrt(v + epsilon) for v in variances(kernel)]
+    own = []
+    for covariance in (kernel.covariance1, kernel.covariance2):
+        both = [kernel.positions.variances(covariance, second=s) for s in (False, True)]
+        own.append(covariance / jnp.sqrt(both[0] + epsilon) / jnp.sqrt(both[1] + epsilon))
+    nngp = normal.nngp * factors[0] * factors[1]
+    ntk = kernel.ntk * factors[0] * factors[1] + (nngp if scale else 0.0) + (1.0 if shift else 0.0)
+    moments = {"nngp": nngp, "ntk": ntk, "covariance1": own[0], "covariance2": own[1]}
+    return replace(kernel, **moments, gaussian=not scale)
 
 
 def add(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
@@ -134,31 +221,28 @@ def add(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
     True only if cross-covariances vanish: on all paths through all branches but one, a weight
     layer comes last (x + x has covariance 4K, not 2K).
     """
-    widths = [b.width for b in branches]
-    if len(set(widths)) > 1:
-        raise invalid(
-            f"{layer}.kernel: the branches of {layer}",
-            got=f"widths {widths}",
-            expected="equal widths",
-            remedy="Give the branches the same number of features.",
-        )
-    dependent = [b for b in branches if not (b.gaussian and b.depth > kernel.depth)]
-    if len(dependent) > 1:
-        raise invalid(
-            f"{layer}.kernel: the branches of {layer}",
-            got=f"{len(dependent)} branches that do not end in weights of their own",
-            expected="at most one",
-            remedy="End every branch but one with a dense layer.",
-        )
+    _require_independent(kernel, branches, layer)
     gaussian = all(b.gaussian for b in branches)
-    return _weighted_sum(branches, [1.0] * len(branches), width=widths[0], gaussian=gaussian)
+    return _weighted_sum(branches, [1.0] * len(branches), branches[0].width, gaussian)
 
 
-def concatenate(branches: tuple[Kernel, ...]) -> Kernel:
+def multiply(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
+    """The product of independent branches: K' = Π K_b and Θ' = Σ_b Θ_b Π_{c ≠ b} K_c."""
+    _require_independent(kernel, branches, layer)
+
+    def both(a: Kernel, b: Kernel) -> Kernel:
+        moments = {name: getattr(a, name) * getattr(b, name) for name in MOMENTS}
+        moments["ntk"] = a.ntk * b.nngp + a.nngp * b.ntk
+        return replace(a, **moments, depth=min(a.depth, b.depth), gaussian=False)
+
+    return reduce(both, branches[1:], replace(branches[0], gaussian=False))
+
+
+def concatenate(branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
     """The features of all branches side by side: an average weighted by width."""
+    _require_equal("positions", [b.positions for b in branches], layer)
     width = sum(b.width for b in branches)
-    shares = [b.width / width for b in branches]
-    return _weighted_sum(branches, shares, width=width, gaussian=False)
+    return _weighted_sum(branches, [b.width / width for b in branches], width, False)
 
 
 def no_limit(layer: str, remedy: str) -> Callable[[Kernel], Kernel]:
@@ -168,113 +252,86 @@ def no_limit(layer: str, remedy: str) -> Callable[[Kernel], Kernel]:
         raise invalid(
             f"{layer}.kernel",
             got="a layer without an infinite-width limit",
-            expected="dense, flatten, identity, dropout, relu, leaky_relu, abs, erf, sin or cos, "
-            "joined by serial, parallel or residual",
+            expected="dense, conv, average and sum pools, flatten, identity, dropout, layer_norm, "
+            "rnn, self_attention(scaling='linear') or an elementwise activation, joined by serial, "
+            "parallel or residual",
             remedy=remedy,
         )
 
     return kernel
 
 
-def piecewise_linear(negative: float, positive: float, at_zero: float = 0.0) -> DualActivation:
-    """The dual of φ(u) = b·max(u, 0) + a·min(u, 0): arc-cosine kernels of degree 0 and 1.
-
-    E[φφ] = (b - a)²(s sin ϑ + (π - ϑ)k)/2π + abk and E[φ'φ'] = (b - a)²(π - ϑ)/2π + ab, with
-    s = √(v₁v₂) and cos ϑ = k/s. a = `negative`, b = `positive`, and `at_zero` is φ'(0), all that
-    counts where a variance is 0.
-    Source: Cho & Saul (2009), equation 6.
-
-    >>> piecewise_linear(0.0, 1.0)(jnp.array(1.0), jnp.array(1.0), jnp.array(1.0))
-    (Array(0.5, dtype=float32, weak_type=True), Array(0.5, dtype=float32, weak_type=True))
-    """
-    difference, product = (positive - negative) ** 2, positive * negative
-    mean_slope = (positive + negative) / 2.0
-
-    def dual(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-        unit = _unit(v1, v2)
-        k1, s = k / unit, _safe_sqrt((v1 / unit) * (v2 / unit))
-        # s sin ϑ from (s - k)(s + k) and ϑ from atan2 stay accurate near ϑ = 0 and π, where
-        # arccos does not.
-        sine = _safe_sqrt((s - k1) * (s + k1))
-        share = 1.0 - _angle(sine, k1) / jnp.pi
-        nngp = unit * (difference * (sine / jnp.pi + share * k1) / 2.0) + product * k
-        slope1, slope2 = (jnp.where(v > 0, mean_slope, at_zero) for v in (v1, v2))
-        constant = (v1 == 0) | (v2 == 0)
-        derivative = difference * share / 2.0 + product
-        return nngp, jnp.where(constant, slope1 * slope2, derivative)
-
-    return dual
+def require_gaussian(kernel: Kernel, layer: str) -> None:
+    """Raise unless the features are centered Gaussian."""
+    if not kernel.gaussian:
+        raise invalid(
+            f"{layer}.kernel: the features entering {layer}",
+            got="features that are not Gaussian (raw inputs, activations or a concatenation), or "
+            "scaled each by a parameter",
+            expected="Gaussian features",
+            remedy=f"Put a dense or convolutional layer directly before {layer}; between them only "
+            "nn.layer_norm(scale=False).",
+        )
 
 
-def erf(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-    """The dual of φ = erf: E[φφ] = (2/π) arcsin(2k/√((1 + 2v₁)(1 + 2v₂))).
-
-    Source: Williams (1998), equation 11.
-    """
-    # (1 + 2v₁)(1 + 2v₂) - 4k², arranged so that large variances neither cancel nor overflow.
-    unit = jnp.maximum(_unit(v1, v2), 1.0)
-    one, k, v1, v2 = 1.0 / unit, k / unit, v1 / unit, v2 / unit
-    s = _safe_sqrt(v1 * v2)
-    gap = (s - k) * (s + k)
-    # Rounding may make the gap negative; its derivative, which is not 0 there, has to survive.
-    gap = gap - lax.stop_gradient(jnp.minimum(gap, 0.0))
-    root = jnp.sqrt(one**2 + 2.0 * one * (v1 + v2) + 4.0 * gap)
-    return 2.0 / jnp.pi * jnp.arctan2(2.0 * k, root), 4.0 / jnp.pi * one / root
+def require_axes(layer: str, kernel: Kernel, count: int | None) -> None:
+    """Raise unless the features have `count` spatial axes (None: at least one)."""
+    axes = len(kernel.positions.shape)
+    if axes != count if count is not None else axes == 0:
+        raise invalid(
+            f"{layer}.kernel: the spatial axes",
+            got=f"{axes} of them",
+            expected="at least one" if count is None else f"{count}, as the window has",
+            remedy="Pass data (N, *spatial, C), channels last.",
+        )
 
 
-def sin(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-    """The dual of φ = sin: E[φφ] = e^{-(v₁+v₂)/2} sinh k, E[φ'φ'] = e^{-(v₁+v₂)/2} cosh k."""
-    # e^{|k| - (v₁+v₂)/2} ≤ 1, where sinh alone would overflow. Not jnp.abs and jnp.sign, whose
-    # derivatives at k = 0 would cancel that of sinh.
-    sign = jnp.where(k < 0, -1.0, 1.0)
-    size = sign * k
-    scale = 0.5 * jnp.exp(size - 0.5 * (v1 + v2))
-    sinh = -sign * jnp.expm1(-2.0 * size) * scale
-    cosh = (1.0 + jnp.exp(-2.0 * size)) * scale
-    return sinh, cosh
+def require_crossed(layer: str, kernel: Kernel) -> None:
+    """Raise unless the kernel has entries for pairs of different positions."""
+    if kernel.positions.shape and not kernel.positions.crossed:
+        raise invalid(
+            f"{layer}.kernel: the covariances",
+            got="covariances between equal positions only",
+            expected=f"those between any two positions, which {layer} mixes",
+            remedy="Start from nn.limit.inputs(x1, x2, crossed=True), as kernels.infinite does "
+            "for a layer with mixes_positions=True.",
+        )
 
 
-def cos(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-    """The dual of φ = cos: E[φφ] = e^{-(v₁+v₂)/2} cosh k, E[φ'φ'] = e^{-(v₁+v₂)/2} sinh k."""
-    sinh, cosh = sin(k, v1, v2)
-    return cosh, sinh
+def _require_independent(kernel: Kernel, branches: tuple[Kernel, ...], layer: str) -> None:
+    _require_equal("widths", [b.width for b in branches], layer)
+    _require_equal("positions", [b.positions for b in branches], layer)
+    dependent = [b for b in branches if not (b.gaussian and b.depth > kernel.depth)]
+    if len(dependent) > 1:
+        raise invalid(
+            f"{layer}.kernel: the branches of {layer}",
+            got=f"{len(dependent)} branches that do not end in weights of their own",
+            expected="at most one",
+            remedy="End every branch but one with a dense layer.",
+        )
+
+
+def _require_equal(what: str, values: list, layer: str) -> None:
+    if len(set(values)) > 1:
+        raise invalid(
+            f"{layer}.kernel: the branches of {layer}",
+            got=f"{what} {values}",
+            expected=f"equal {what}",
+            remedy="Give the branches the same number of features and the same spatial axes.",
+        )
 
 
 def _weighted_sum(
-    branches: tuple[Kernel, ...], weights: list[float], *, width: int, gaussian: bool
+    branches: tuple[Kernel, ...], weights: list[float], width: int, gaussian: bool
 ) -> Kernel:
     def total(moment: str) -> Array:
         terms = [w * getattr(b, moment) for w, b in zip(weights, branches, strict=True)]
         return reduce(jnp.add, terms)
 
-    return Kernel(
-        nngp=total("nngp"),
-        ntk=total("ntk"),
-        variance1=total("variance1"),
-        variance2=total("variance2"),
+    return replace(
+        branches[0],
+        **{name: total(name) for name in MOMENTS},
         width=width,
         depth=min(b.depth for b in branches),
         gaussian=gaussian,
     )
-
-
-def _unit(v1: Array, v2: Array) -> Array:
-    """A power of two of the size of v₁ and v₂, in whose units their product stays a finite float.
-
-    Division by it is exact, and it is constant to derivatives: no result depends on it.
-    """
-    largest = lax.stop_gradient(jnp.maximum(v1, v2))
-    floats = jnp.finfo(largest.dtype)
-    power = lax.reduce_precision(largest, exponent_bits=floats.nexp, mantissa_bits=0)
-    return jnp.where(power > 0, power, 1.0)
-
-
-def _angle(sine: Array, cosine: Array) -> Array:
-    both_zero = (sine == 0) & (cosine == 0)  # a zero input: any angle, but a finite derivative
-    return jnp.where(both_zero, math.pi / 2, jnp.arctan2(sine, jnp.where(both_zero, 1.0, cosine)))
-
-
-def _safe_sqrt(x: Array) -> Array:
-    """√max(x, 0), with derivative 0 instead of ∞ where x ≤ 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

@@ -1,37 +1,39 @@
-"""Activations as layers, each with its infinite-width kernel where there is a closed form."""
+"""Activations as layers, each with its infinite-width kernel: in closed form or by quadrature."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnn.errors import require_between
-from jaxnn.nn import activations, limit
-from jaxnn.nn.layers import Layer, require_in_shape, stateless
+from jaxnn.errors import invalid, require_between
+from jaxnn.nn import activations, duals, limit, quadrature
+from jaxnn.nn.layers import Layer, require_count, require_in_shape, stateless
 from jaxnn.types import Array, Key, Params, Shape
 
 
 def elementwise(
-    fn: Callable[[Array], Array], *, dual: limit.DualActivation | None = None, name: str = ""
+    fn: Callable[[Array], Array], *, dual: duals.DualActivation | None = None, name: str = ""
 ) -> Layer:
     """The layer of a function that acts on every unit alone, y = φ(x).
 
     `dual` is (k, v₁, v₂) ↦ (E[φ(u)φ(w)], E[φ'(u)φ'(w)]) for centered Gaussian (u, w) of variances
-    v₁, v₂ and covariance k; without it `.kernel` raises. `name` appears in errors.
+    v₁, v₂ and covariance k. Without it `.kernel` integrates numerically, by `quadrature.kinked`:
+    exact for functions that are smooth but for a kink at 0. For analytic functions
+    `dual=nn.quadrature.smooth(fn)` is tens of times cheaper. `name` appears in errors.
 
     >>> elementwise(jnp.square).apply((), jnp.array([[-2.0, 3.0]]))
     Array([[4., 9.]], dtype=float32)
     """
     name = name or getattr(fn, "__name__", type(fn).__name__)
-    if dual is None:
-        remedy = "Pass elementwise(fn, dual=...), or use an activation whose limit is known."
-        return stateless(name, fn, limit.no_limit(name, remedy))
+    dual = quadrature.kinked(fn) if dual is None else dual
     return stateless(name, fn, partial(limit.activate, dual=dual, layer=name))
 
 
 def relu() -> Layer:
     """max(0, x); the limit is the arc-cosine kernel of degree 1 (Cho & Saul, 2009)."""
-    return elementwise(activations.relu, dual=limit.piecewise_linear(0.0, 1.0))
+    return elementwise(activations.relu, dual=duals.piecewise_linear(0.0, 1.0))
 
 
 def leaky_relu(slope: float = 0.01) -> Layer:
@@ -49,7 +51,7 @@ def leaky_relu(slope: float = 0.01) -> Layer:
     )
     fn = partial(activations.leaky_relu, slope=slope)
     return elementwise(
-        fn, dual=limit.piecewise_linear(slope, 1.0, at_zero=slope), name="leaky_relu"
+        fn, dual=duals.piecewise_linear(slope, 1.0, at_zero=slope), name="leaky_relu"
     )
 
 
@@ -75,32 +77,130 @@ def prelu(slope: float = 0.25) -> Layer:
 
 def abs() -> Layer:
     """|x|."""
-    return elementwise(activations.abs, dual=limit.piecewise_linear(-1.0, 1.0))
+    return elementwise(activations.abs, dual=duals.piecewise_linear(-1.0, 1.0))
 
 
-def erf() -> Layer:
-    """The error function; its limit is the arcsine kernel (Williams, 1998)."""
-    return elementwise(activations.erf, dual=limit.erf)
+def piecewise_linear(negative: float, positive: float) -> Layer:
+    """positive·x for x > 0, negative·x otherwise: a·min(x, 0) + b·max(x, 0).
+
+    >>> piecewise_linear(-1.0, 2.0).apply((), jnp.array([[-3.0, 3.0]]))
+    Array([[3., 6.]], dtype=float32)
+    """
+    fn = lambda x: jnp.where(x > 0, positive * x, negative * x)
+    dual = duals.piecewise_linear(negative, positive, at_zero=negative)
+    return elementwise(fn, dual=dual, name="piecewise_linear")
+
+
+def erf(scale: float = 1.0, slope: float = 1.0, shift: float = 0.0) -> Layer:
+    """scale·erf(slope·x) + shift; its limit is the arcsine kernel (Williams, 1998)."""
+    fn = partial(activations.erf, scale=scale, slope=slope, shift=shift)
+    return elementwise(fn, dual=duals.scaled_erf(scale, slope, shift), name="erf")
 
 
 def sin() -> Layer:
     """Sine, in radians."""
-    return elementwise(activations.sin, dual=limit.sin)
+    return elementwise(activations.sin, dual=duals.sin)
 
 
 def cos() -> Layer:
     """Cosine, in radians."""
-    return elementwise(activations.cos, dual=limit.cos)
+    return elementwise(activations.cos, dual=duals.cos)
+
+
+def rbf(gamma: float = 1.0) -> Layer:
+    """√2 sin(√(2γ)x + π/4), whose limit is the Gaussian kernel e^{-γ(v₁ + v₂ - 2k)}.
+
+    Errors: gamma outside (0, ∞).
+
+    Source: Rahimi & Recht (2007), section 3.
+    """
+    remedy = "It is the inverse of a squared length, halved."
+    require_between("rbf(gamma)", gamma, 0.0, math.inf, low_open=True, remedy=remedy)
+    frequency = math.sqrt(2.0 * gamma)
+    fn = lambda x: math.sqrt(2.0) * jnp.sin(frequency * x + math.pi / 4.0)
+    return elementwise(fn, dual=duals.rbf(gamma), name="rbf")
+
+
+def gaussian(precision: float = 1.0) -> Layer:
+    """exp(-precision·x²).
+
+    Errors: a precision outside (0, ∞).
+    """
+    remedy = "It is the inverse of a squared length."
+    require_between("gaussian(precision)", precision, 0.0, math.inf, low_open=True, remedy=remedy)
+    fn = partial(activations.gaussian, precision=precision)
+    return elementwise(fn, dual=duals.gaussian(precision), name="gaussian")
+
+
+def exp() -> Layer:
+    """eˣ."""
+    return elementwise(activations.exp, dual=duals.exp)
+
+
+def polynomial(coefficients: Sequence[float]) -> Layer:
+    """Σ_p c_p xᵖ, coefficients from the constant up.
+
+    Errors: no coefficient.
+
+    >>> polynomial((0.0, 0.0, 1.0)).apply((), jnp.array([[-2.0, 3.0]]))
+    Array([[4., 9.]], dtype=float32)
+    """
+    coefficients = tuple(float(c) for c in coefficients)
+    if not coefficients:
+        raise invalid(
+            "polynomial(coefficients)",
+            got="()",
+            expected="at least one number",
+            remedy="Pass c_0, c_1, ..., from the constant up.",
+        )
+    fn = partial(activations.polynomial, coefficients=coefficients)
+    return elementwise(fn, dual=duals.polynomial(coefficients), name="polynomial")
+
+
+def monomial(degree: int) -> Layer:
+    """xᵖ for p = `degree` ≥ 1.
+
+    Errors: a degree that is no integer ≥ 1.
+    """
+    require_count("monomial(degree)", degree, "It is the power of x.")
+    return polynomial((0.0,) * degree + (1.0,))._replace(name="monomial")
+
+
+def hermite(degree: int) -> Layer:
+    """The Hermite polynomial He_p(x)/√p!, p = `degree`, which has E[φ(z)²] = 1 for z ~ N(0, 1).
+
+    Errors: a degree that is no integer ≥ 1.
+
+    >>> hermite(2).apply((), jnp.array([[1.0, 3.0]]))
+    Array([[0.      , 5.656854]], dtype=float32)
+    """
+    require_count("hermite(degree)", degree, "It is that of the polynomial.")
+    powers = np.polynomial.hermite_e.herme2poly([0.0] * degree + [1.0])
+    return polynomial(tuple((powers / math.sqrt(math.factorial(degree))).tolist()))._replace(
+        name="hermite"
+    )
+
+
+def rectified_monomial(degree: int) -> Layer:
+    """max(0, x)ᵖ for p = `degree` ≥ 1; the limit is the arc-cosine kernel of degree p.
+
+    Errors: a degree that is no integer ≥ 1.
+    """
+    require_count("rectified_monomial(degree)", degree, "Degree 0 is nn.threshold.")
+    if degree == 1:
+        return relu()
+    fn = partial(activations.rectified_monomial, degree=degree)
+    return elementwise(fn, dual=duals.rectified_monomial(degree), name="rectified_monomial")
 
 
 def sigmoid() -> Layer:
     """σ(x) = 1/(1 + e⁻ˣ)."""
-    return elementwise(activations.sigmoid)
+    return _analytic(activations.sigmoid, "sigmoid")
 
 
 def tanh() -> Layer:
     """Hyperbolic tangent."""
-    return elementwise(activations.tanh)
+    return _analytic(activations.tanh, "tanh")
 
 
 def elu(alpha: float = 1.0) -> Layer:
@@ -115,30 +215,39 @@ def selu() -> Layer:
 
 def swish(beta: float = 1.0) -> Layer:
     """x·σ(beta·x)."""
-    return elementwise(partial(activations.swish, beta=beta), name="swish")
+    return _analytic(partial(activations.swish, beta=beta), "swish")
 
 
 def gelu() -> Layer:
     """x·Φ(x), exact."""
-    return elementwise(activations.gelu)
+    return elementwise(activations.gelu, dual=duals.gelu)
 
 
 def gelu_tanh() -> Layer:
     """The tanh form of GELU."""
-    return elementwise(activations.gelu_tanh)
+    return _analytic(activations.gelu_tanh, "gelu_tanh")
 
 
 def softplus() -> Layer:
     """ln(1 + eˣ)."""
-    return elementwise(activations.softplus)
+    return _analytic(activations.softplus, "softplus")
+
+
+def sign() -> Layer:
+    """-1, 0 or 1; no gradient passes."""
+    return elementwise(activations.sign, dual=duals.sign)
 
 
 def threshold() -> Layer:
     """1 for x ≥ 0, else 0; no gradient passes."""
-    return elementwise(activations.threshold)
+    return elementwise(activations.threshold, dual=duals.threshold)
 
 
 def softmax() -> Layer:
     """exp(xᵢ)/Σⱼ exp(xⱼ) along the last axis; couples units, so there is no kernel."""
     remedy = "Take the kernel of the logits: leave softmax to the loss."
     return stateless("softmax", activations.softmax, limit.no_limit("softmax", remedy))
+
+
+def _analytic(fn: Callable[[Array], Array], name: str) -> Layer:
+    return elementwise(fn, dual=quadrature.smooth(fn), name=name)

@@ -1,5 +1,6 @@
 """Normalization: over the batch, with population statistics for inference, or over the features."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,8 +80,8 @@ def layer_norm(*, epsilon: float = 1e-6, scale: bool = True, shift: bool = True)
         return _affine(params, _normalized(wide, mean, variance, epsilon).astype(x.dtype))
 
     init = _init("layer_norm", scale, shift)
-    remedy = "Take the kernel of the finite network."
-    return Layer(init, apply, limit.no_limit("layer_norm", remedy), "layer_norm")
+    kernel = partial(limit.normalize, epsilon=epsilon, scale=scale, shift=shift)
+    return Layer(init, apply, kernel, "layer_norm")
 
 
 def apply_with_stats(

@@ -1,7 +1,8 @@
 """Pooling: one number for each window of the spatial axes, or for all of them, per channel."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,9 @@ def max_pool(
     >>> layer.apply((), jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel()
     Array([5., 7.], dtype=float32)
     """
-    return _pool("max_pool", window, strides, padding, lambda x, own: _reduce(x, own, lax.max))
+    no_limit = limit.no_limit("max_pool", _NO_LIMIT)
+    reduce = lambda x, own: _reduce(x, own, lax.max)
+    return _pool("max_pool", window, strides, padding, reduce, lambda own: no_limit)
 
 
 def sum_pool(
@@ -42,7 +45,11 @@ def sum_pool(
     >>> sum_pool((2, 2)).apply((), jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel()
     Array([10., 18.], dtype=float32)
     """
-    return _pool("sum_pool", window, strides, padding, lambda x, own: _reduce(x, own, lax.add))
+    reduce = lambda x, own: _reduce(x, own, lax.add)
+    kernel = partial(limit.pool, layer="sum_pool", mean=False, border=True)
+    return _pool(
+        "sum_pool", window, strides, padding, reduce, lambda own: partial(kernel, windows=own)
+    )
 
 
 def avg_pool(
@@ -70,7 +77,11 @@ def avg_pool(
         counts = _reduce(jnp.ones((1, *x.shape[1:-1], 1), x.dtype), own, lax.add)
         return total / jnp.broadcast_to(counts, total.shape)
 
-    return _pool("avg_pool", window, strides, padding, mean)
+    def kernel(own: Windows) -> Callable[[limit.Kernel], limit.Kernel]:
+        border = own.padding != "SAME" or count_padding
+        return partial(limit.pool, windows=own, layer="avg_pool", mean=True, border=border)
+
+    return _pool("avg_pool", window, strides, padding, mean, kernel)
 
 
 def global_avg_pool() -> Layer:
@@ -81,7 +92,8 @@ def global_avg_pool() -> Layer:
     >>> global_avg_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
     Array([[3.5]], dtype=float32)
     """
-    return _global_pool("global_avg_pool", jnp.mean)
+    kernel = partial(limit.global_pool, layer="global_avg_pool", mean=True)
+    return _global_pool("global_avg_pool", jnp.mean, kernel)
 
 
 def global_max_pool() -> Layer:
@@ -90,7 +102,7 @@ def global_max_pool() -> Layer:
     >>> global_max_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
     Array([[7.]], dtype=float32)
     """
-    return _global_pool("global_max_pool", jnp.max)
+    return _global_pool("global_max_pool", jnp.max, limit.no_limit("global_max_pool", _NO_LIMIT))
 
 
 def global_sum_pool() -> Layer:
@@ -99,13 +111,14 @@ def global_sum_pool() -> Layer:
     >>> global_sum_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
     Array([[28.]], dtype=float32)
     """
-    return _global_pool("global_sum_pool", jnp.sum)
+    kernel = partial(limit.global_pool, layer="global_sum_pool", mean=False)
+    return _global_pool("global_sum_pool", jnp.sum, kernel)
 
 
-_NO_LIMIT = "Take the kernel of the finite network, or leave the pooling out."
+_NO_LIMIT = "Take the average instead of the maximum, or the kernel of the finite network."
 
 
-def _pool(name, window, strides, padding, reduce) -> Layer:
+def _pool(name, window, strides, padding, reduce, kernel) -> Layer:
     own = windows(name, window, strides=window if strides is None else strides, padding=padding)
 
     def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
@@ -124,7 +137,7 @@ def _pool(name, window, strides, padding, reduce) -> Layer:
         places(f"{name}.apply", own, x.shape[1:-1])
         return reduce(x, own)
 
-    return Layer(init, apply, limit.no_limit(name, _NO_LIMIT), name)
+    return Layer(init, apply, kernel(own), name, mixes_positions=True)
 
 
 def _reduce(x: Array, own: Windows, operation) -> Array:
@@ -141,7 +154,7 @@ def _reduce(x: Array, own: Windows, operation) -> Array:
     )
 
 
-def _global_pool(name, reduce) -> Layer:
+def _global_pool(name, reduce, kernel) -> Layer:
     def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
         require_in_shape(name, in_shape, min_rank=2)
         return (), in_shape[-1:]
@@ -168,4 +181,4 @@ def _global_pool(name, reduce) -> Layer:
         count = jnp.maximum(x.lengths, 1).astype(total.dtype)
         return total / jnp.broadcast_to(count[:, None], total.shape)
 
-    return Layer(init, apply, limit.no_limit(name, _NO_LIMIT), name, reads_lengths=True)
+    return Layer(init, apply, kernel, name, reads_lengths=True, mixes_positions=True)

@@ -1,5 +1,6 @@
 """Recurrent layers: a cell, which is one step in time, and its scan over sequences."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from jaxnn.errors import invalid
-from jaxnn.nn import limit
-from jaxnn.nn.initializers import Initializer, lecun_normal, orthogonal, zeros
+from jaxnn.errors import invalid, require_between
+from jaxnn.nn import limit, recurrence
+from jaxnn.nn.initializers import Initializer, lecun_normal, normal, orthogonal, zeros
 from jaxnn.nn.layers import Layer, Sequences, require_count, require_in_shape
-from jaxnn.nn.parametrization import default_float
+from jaxnn.nn.limit import Kernel
+from jaxnn.nn.nonlinearities import tanh
+from jaxnn.nn.parametrization import Parametrization, default_float, weights
 from jaxnn.types import Array, Key, Params, Shape
 
 Output = Literal["last", "sequence"]
@@ -73,8 +76,12 @@ def rnn(
     features: int,
     *,
     output: Output = "last",
-    activation: Callable[[Array], Array] = jnp.tanh,
+    activation: Layer | None = None,
     reverse: bool = False,
+    weight_std: float = 1.0,
+    recurrent_std: float = 1.0,
+    bias_std: float = 0.0,
+    parametrization: Parametrization = "standard",
     weight_init: Initializer | None = None,
     recurrent_init: Initializer | None = None,
     bias_init: Initializer | None = None,
@@ -84,22 +91,61 @@ def rnn(
     x is (N, T, d), or `Sequences` of them; y is the state after the last step, (N, features), or
     with output "sequence" that after every step, (N, T, features). Of `Sequences` the last state is
     that at each one's own length, and states beyond are 0. `reverse` runs from the end of each
-    sequence to its start. Params are {"W": (d, features), "U": (features, features), "b"}, drawn by
-    `weight_init` (LeCun), `recurrent_init` (orthogonal) and `bias_init` (zeros) unless given.
+        sequence to its start. `activation` is tanh unless given.
 
-    Errors: features < 1, an unknown output, an x of another shape.
+    Params are {"W": (d, features), "U": (features, features), "b"}. At initialization W and b are
+    as those of `nn.dense`, and U is recurrent_std times a random orthogonal matrix; in the "ntk"
+    parametrization N(0, 1) entries, scaled by recurrent_std/√features in `apply`. `weight_init`,
+    `recurrent_init` and `bias_init` replace the stored draws; a limit is then no longer known.
 
-    Source: Elman (1990); Saxe, McClelland & Ganguli (2014) for orthogonal U.
+    Errors: features < 1, an unknown output or parametrization, an x of another shape.
+
+    Source: Elman (1990); Saxe, McClelland & Ganguli (2014) for orthogonal U; Yang (2019), section
+    4, and Alemohammad et al. (2021), theorem 1, for the limit.
 
     >>> layer = rnn(5, output="sequence")
     >>> layer.init(jax.random.key(0), (7, 3))[1]
     (7, 5)
     """
-    draws = weight_init, recurrent_init, bias_init
-    step = _rnn_step(activation)
-    return _recurrent(
-        "rnn", features, 1, step, lambda zero: zero, lambda h: h, output, reverse, draws
+    phi = tanh() if activation is None else activation
+    own = weights(
+        "rnn",
+        weight_std=weight_std,
+        bias_std=bias_std,
+        parametrization=parametrization,
+        weight_init=weight_init,
+        bias_init=bias_init,
     )
+    remedy = "It is that of the recurrent weights."
+    require_between("rnn(recurrent_std)", recurrent_std, 0.0, math.inf, remedy=remedy)
+    scaled = parametrization == "ntk"
+    gain = recurrent_std / math.sqrt(features) if scaled else 1.0
+    step = _rnn_step(lambda u: phi.apply((), u), gain)
+    same = lambda h: h
+    layer = _recurrent(
+        *("rnn", features, 1, step, same, same, output, reverse, (None, None, None)),
+        project=lambda params, x: own.shift(params, x @ params["W"], params["W"].shape[0]),
+    )
+
+    def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
+        weight_key, recurrent_key = jax.random.split(key)
+        _require_times("rnn", in_shape)
+        recurrent = recurrent_init or (normal(1.0) if scaled else orthogonal(recurrent_std))
+        square = recurrent(recurrent_key, (features, features), default_float())
+        params = own.draw(weight_key, (in_shape[1], features), in_shape[1])
+        return {**params, "U": square}, _recurrent_shape(in_shape, features, output)
+
+    def kernel(kernel: Kernel) -> Kernel:
+        limit.require_axes("rnn", kernel, 1)
+        std = weight_std, bias_std, recurrent_std
+        return recurrence.limit_of(
+            kernel, phi, features, std, parametrization, last=output == "last", reverse=reverse
+        )
+
+    if own.given or recurrent_init is not None:
+        remedy = "Leave them None and choose weight_std, recurrent_std and bias_std."
+        return layer._replace(init=init, kernel=limit.no_limit("rnn with initializers", remedy))
+    return layer._replace(init=init, kernel=kernel)
 
 
 def lstm(
@@ -191,8 +237,11 @@ def _recurrent(
     output: Output,
     reverse: bool,
     draws: tuple[Initializer | None, Initializer | None, Initializer | None],
+    *,
+    project: Callable[[Params, Array], Array] | None = None,
 ) -> Layer:
     """The scan of `step`(params, state, xW + b) from `start`(0); `visible`(state) is h."""
+    project = _projected if project is None else project
     require_count(f"{name}(features)", features, "It is the size of the state.")
     if output not in ("last", "sequence"):
         raise invalid(
@@ -203,14 +252,7 @@ def _recurrent(
         )
 
     def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
-        require_in_shape(name, in_shape, min_rank=2)
-        if len(in_shape) != 2:
-            raise invalid(
-                f"{name}.init: in_shape",
-                got=repr(in_shape),
-                expected="(T, d), time and features",
-                remedy="Reshape each time's input to one axis.",
-            )
+        _require_times(name, in_shape)
         weight_key, bias_key, *keys = jax.random.split(key, 2 + gates)
         draw_weight, draw_recurrent, draw_bias = (
             given or default
@@ -223,7 +265,7 @@ def _recurrent(
             "U": jnp.concatenate(blocks, axis=1),
             "b": draw_bias(bias_key, (gates * features,), dtype),
         }
-        return params, ((features,) if output == "last" else (in_shape[0], features))
+        return params, _recurrent_shape(in_shape, features, output)
 
     def apply(
         params: Params, x: Array | Sequences, *, key: Key | None = None, stats: Params = None
@@ -244,7 +286,7 @@ def _recurrent(
             # Not one product for all times beforehand: reading and writing N·T·4h numbers, twice
             # with the gradient, took longer than it saved.
             xt, inside = at
-            after = step(params, state, _projected(params, xt))
+            after = step(params, state, project(params, xt))
             if inside is not None:
                 inside = jnp.broadcast_to(inside[:, None], visible(after).shape)
                 after = jax.tree.map(lambda a, b: jnp.where(inside, a, b), after, state)
@@ -263,13 +305,30 @@ def _recurrent(
     return Layer(init, apply, limit.no_limit(name, remedy), name, reads_lengths=True)
 
 
+def _require_times(name: str, in_shape: Shape) -> None:
+    require_in_shape(name, in_shape, min_rank=2)
+    if len(in_shape) != 2:
+        raise invalid(
+            f"{name}.init: in_shape",
+            got=repr(in_shape),
+            expected="(T, d), time and features",
+            remedy="Reshape each time's input to one axis.",
+        )
+
+
+def _recurrent_shape(in_shape: Shape, features: int, output: Output) -> Shape:
+    return (features,) if output == "last" else (in_shape[0], features)
+
+
 def _projected(params: Params, x: Array) -> Array:
     y = x @ params["W"]
     return y + jnp.broadcast_to(params["b"], y.shape)
 
 
-def _rnn_step(activation: Callable[[Array], Array]) -> Callable[[Params, Array, Array], Array]:
-    return lambda params, h, xw: activation(xw + h @ params["U"])
+def _rnn_step(
+    activation: Callable[[Array], Array], gain: float = 1.0
+) -> Callable[[Params, Array, Array], Array]:
+    return lambda params, h, xw: activation(xw + gain * (h @ params["U"]))
 
 
 def _lstm_step(params: Params, state: tuple[Array, Array], xw: Array) -> tuple[Array, Array]:

@@ -117,5 +117,9 @@ def test_refusals():
         ]:
             assert message_of(action).startswith(start)
     kernel = nn.limit.inputs(jnp.ones((2, 3)), jnp.ones((2, 3)))
-    for layer in (nn.self_attention(1), nn.embedding(3, 3), nn.positional_encoding()):
-        assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{layer.name}.kernel: got")
+    for layer, name in [
+        (nn.self_attention(1), "self_attention(scaling='root')"),
+        (nn.embedding(3, 3), "embedding"),
+        (nn.positional_encoding(), "positional_encoding"),
+    ]:
+        assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{name}.kernel: got")

@@ -222,8 +222,8 @@ def test_params_and_stats_of_another_network(name, net):
 def test_branches_that_cannot_be_combined():
     assert message_of(nn.parallel).startswith("parallel(*layers): got no layer, expected at least")
     with unchecked():
-        message = message_of(lambda: nn.parallel(nn.relu(), combine="product"))
-    assert message.startswith("parallel(combine): got 'product', expected 'sum' or 'concatenate'")
+        message = message_of(lambda: nn.parallel(nn.relu(), combine="mean"))
+    assert message.startswith("parallel(combine): got 'mean', expected 'sum', 'product' or 'concat")
     key = jax.random.key(0)
     for net, in_shape, combine, shapes, expected in [
         (nn.parallel(nn.dense(3), nn.dense(4)), (5,), "sum", "[(3,), (4,)]", "equal shapes. "),

@@ -275,10 +275,13 @@ def test_elementwise_takes_any_function():
     np.testing.assert_array_equal(layer.apply((), x), x**3)
     close(jax.grad(lambda x: jnp.sum(layer.apply((), x)))(x), 3 * x**2)
     kernel = nn.dense(1).kernel(nn.limit.inputs(x, x))
-    with pytest.raises(ValueError, match=r"^cube\.kernel: got a layer without .* elementwise\(fn"):
-        nn.elementwise(lambda x: x**3, name="cube").kernel(kernel)
+    for moment in ("nngp", "ntk"):
+        exact = getattr(nn.monomial(3).kernel(kernel), moment)
+        close(getattr(layer.kernel(kernel), moment), exact)
+    with pytest.raises(ValueError, match=r"^cube\.kernel: the features entering cube"):
+        nn.elementwise(lambda x: x**3, name="cube").kernel(nn.limit.inputs(x, x))
     with pytest.raises(ValueError, match=r"^partial\.kernel"):
-        nn.elementwise(partial(jnp.power, 2.0)).kernel(kernel)
+        nn.elementwise(partial(jnp.power, 2.0)).kernel(nn.limit.inputs(x, x))
 
 
 def test_elementwise_takes_a_dual():
@@ -290,8 +293,8 @@ def test_elementwise_takes_a_dual():
     v = np.diag(k)
     close(squared.nngp, np.outer(v, v) + 2 * k**2)
     close(squared.ntk, kernel.ntk * 4 * k)
-    close(squared.variance1[:, 0], 3 * v**2)
-    close(squared.variance2[0], 3 * v**2)
+    close(squared.covariance1[:, 0], 3 * v**2)
+    close(squared.covariance2[0], 3 * v**2)
 
 
 @pytest.mark.parametrize("slope", [math.nan, math.inf, -math.inf])

@@ -119,4 +119,4 @@ def test_refusals():
             assert message_of(action).startswith(start)
     kernel = nn.limit.inputs(jnp.ones((2, 3)), jnp.ones((2, 3)))
     for layer in (*(pool((2,)) for pool in POOLS.values()), nn.global_max_pool()):
-        assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{layer.name}.kernel: got")
+        assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{layer.name}.kernel: ")

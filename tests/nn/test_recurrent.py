@@ -154,4 +154,4 @@ def test_refusals():
         for shape in [(T, D), (N, T, D + 1)]:
             message = message_of(lambda s=shape, n=layer, p=params: n.apply(p, jnp.ones(s)))
             assert message.startswith(f"{name}.apply: x: got shape {shape}, expected (N, T, 2)")
-        assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{name}.kernel: got")
+        assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{name}.kernel: ")
