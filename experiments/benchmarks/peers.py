@@ -11,8 +11,8 @@ difference in an example's row, for the median example (an example with a unit w
 zero, on in one library and off in the other, differs by 1e-3 to 1e-2).
 
 Measured on 2 shared cores (AMD EPYC, JAX 0.10.1 and 0.4.25, float32), ours / neural-tangents 0.6.5:
-mlp_full .59 to .69, mlp_traced .57 to .62, cnn_full .83 to .89, cnn_traced .82 to .84. On 2 idle cores inf_fcn took .74 to .81 of its time in
-turns, .5 where each ran alone, and inf_cnn .15 to .17.
+mlp_full .59 to .69, mlp_traced .57 to .62, cnn_full .83 to .89, cnn_traced .82 to .84. Idle,
+inf_fcn took .74 to .81 of its time in turns, .5 where each ran alone, and inf_cnn .15 to .17.
 """
 
 import argparse
