@@ -27,6 +27,9 @@ LONG = (
     "gan",
     "mnist_classifiers",
     "rnn_memory",
+    "nngp_mnist",
+    "edge_of_chaos",
+    "wide_nets_are_linear",
 )
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
