@@ -17,6 +17,7 @@ from jaxnn.kernels.flow import (
     trained_parameters,
 )
 from jaxnn.kernels.modes import Modes, Solution, eigenmodes, max_learning_rate, solve
+from jaxnn.kernels.ode import Solved, gradient_flow_of_loss, integrate
 from jaxnn.kernels.planning import Plan
 from jaxnn.kernels.regression import (
     Posterior,
@@ -33,6 +34,7 @@ __all__ = [
     "Plan",
     "Posterior",
     "Solution",
+    "Solved",
     "Trained",
     "alignment",
     "centered_alignment",
@@ -42,7 +44,9 @@ __all__ = [
     "gp_posterior",
     "gradient_descent",
     "gradient_flow",
+    "gradient_flow_of_loss",
     "infinite",
+    "integrate",
     "linearize",
     "log_marginal_likelihood",
     "max_learning_rate",

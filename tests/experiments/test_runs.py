@@ -30,6 +30,8 @@ LONG = (
     "nngp_mnist",
     "edge_of_chaos",
     "wide_nets_are_linear",
+    "lazy_vs_rich",
+    "cntk_cifar",
 )
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
