@@ -103,5 +103,6 @@ def plot(config, metrics, axes):
         axes.bar(places + 0.4 * (j - 0.5), metrics["accuracy"][:, j], 0.38, label=moment)
     axes.axhline(CHANCE, color="k", ls="--", label="chance")
     axes.set_xticks(places, ["conv, pooled", "conv, flattened", "dense"])
-    axes.set(ylabel=f"test accuracy, {config.train} training images")
+    top = 1.4 * metrics["accuracy"].max()
+    axes.set(ylabel=f"test accuracy, {config.train} training images", ylim=(0, top))
     axes.legend()
