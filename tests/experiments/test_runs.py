@@ -32,6 +32,7 @@ LONG = (
     "wide_nets_are_linear",
     "lazy_vs_rich",
     "cntk_cifar",
+    "signal_propagation",
 )
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
