@@ -16,6 +16,7 @@ from jaxnn.kernels.flow import (
     ntk_ensemble,
     trained_parameters,
 )
+from jaxnn.kernels.iterative import pivoted_cholesky, solve_iteratively
 from jaxnn.kernels.modes import Modes, Solution, eigenmodes, max_learning_rate, solve
 from jaxnn.kernels.ode import Solved, gradient_flow_of_loss, integrate
 from jaxnn.kernels.planning import Plan
@@ -56,9 +57,11 @@ __all__ = [
     "ntk_ensemble",
     "ntk_operator",
     "ntk_trajectory",
+    "pivoted_cholesky",
     "plan",
     "relative_change",
     "solve",
+    "solve_iteratively",
     "taylor",
     "trained_parameters",
 ]

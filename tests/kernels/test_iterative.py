@@ -1,0 +1,78 @@
+"""Iterative kernel solutions against dense ones."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import unchecked
+
+from jaxnn import kernels, nn
+
+
+def rbf(a, b):
+    return jnp.exp(-0.5 * jnp.sum((a[:, None] - b[None]) ** 2, axis=2))
+
+
+@pytest.mark.parametrize("columns", [None, 2])
+def test_solutions_are_those_of_the_dense_kernel(columns, float64):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(41, 2)))
+    b = jnp.asarray(rng.normal(size=(41,) if columns is None else (41, columns)))
+    solve = partial(kernels.solve_iteratively, rbf, noise=0.01, rank=15, tolerance=1e-9)
+    found = jax.jit(lambda x, b: solve(x, b, batch_size=7))(x, b)
+    exact = np.linalg.solve(np.asarray(rbf(x, x)) + 0.01 * np.eye(41), b)
+    np.testing.assert_allclose(found.x, exact, rtol=1e-5, atol=1e-6)
+    assert found.converged
+
+
+def test_the_preconditioner_saves_steps(float64):
+    rng = np.random.default_rng(1)
+    x, b = jnp.asarray(rng.normal(size=(60, 2))), jnp.asarray(rng.normal(size=60))
+    steps = [
+        int(kernels.solve_iteratively(rbf, x, b, noise=1e-3, rank=r, tolerance=1e-8).steps)
+        for r in (1, 30)
+    ]
+    assert steps[1] < 0.4 * steps[0]
+
+
+def test_kernels_of_infinite_width_are_solved_without_storing_them():
+    rng = np.random.default_rng(2)
+    x, b = (
+        jnp.asarray(rng.normal(size=(30, 5)), "float32"),
+        jnp.asarray(rng.normal(size=30), "float32"),
+    )
+    net = nn.mlp((1, 1), parametrization="ntk")
+    pairs = lambda a, b: kernels.infinite(net, a, b).ntk
+    found = kernels.solve_iteratively(pairs, x, b, noise=0.1, rank=10, tolerance=1e-5)
+    exact = kernels.solve(kernels.infinite(net, x).ntk, b, noise=0.1)
+    np.testing.assert_allclose(found.x, exact.x, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 9])
+def test_pivots_take_the_largest_of_what_is_left(rank, float64):
+    rng = np.random.default_rng(3)
+    factor = rng.normal(size=(9, 6))
+    k = factor @ factor.T
+    found = jax.jit(lambda k: kernels.pivoted_cholesky(lambda i: k[:, i], jnp.diagonal(k), rank))(
+        jnp.asarray(k)
+    )
+    left = k.copy()
+    for _ in range(min(rank, 6)):
+        pivot = np.argmax(np.diag(left))
+        left = left - np.outer(left[pivot], left[pivot]) / left[pivot, pivot]
+    np.testing.assert_allclose(found @ found.T, k - left, atol=1e-9)
+    assert np.all(found[:, 6:] == 0)
+
+
+def test_bad_input():
+    x = jnp.ones((3, 2))
+    with unchecked():
+        for noise, b, start in [
+            (0.0, jnp.ones(3), "solve_iteratively(noise): got 0.0"),
+            (1.0, jnp.ones(2), "solve_iteratively(b): got shape (2,), expected (3, ...)"),
+        ]:
+            with pytest.raises(ValueError, match=r": got .*, expected .*\. ") as error:
+                kernels.solve_iteratively(rbf, x, b, noise=noise)
+            assert str(error.value).startswith(start)
