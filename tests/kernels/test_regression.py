@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
-from jaxnn import kernels
+from jaxnn import kernels, nn
 from jaxnn.kernels.modes import as_matrix
 
 
@@ -116,3 +116,17 @@ def test_shapes_that_do_not_fit():
             with pytest.raises(ValueError, match=r": got .*, expected .*\. ") as error:
                 action()
             assert str(error.value).startswith(start)
+
+
+def test_the_evidence_selects_the_weights_of_an_infinite_network(float64):
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.normal(size=(40, 3)))
+    net = lambda std: nn.mlp((1, 1), activation=nn.erf(), weight_std=std, bias_std=0.2)
+    drawn = jnp.linalg.cholesky(kernels.infinite(net(2.0), x).nngp + 1e-4 * jnp.eye(40))
+    y = drawn @ jnp.asarray(rng.normal(size=(40, 30)))
+    stds = (1.0, 1.5, 2.0, 2.5, 3.0)
+    evidence = [
+        kernels.log_marginal_likelihood(kernels.infinite(net(s), x).nngp, y, noise=1e-4)
+        for s in stds
+    ]
+    assert stds[int(np.argmax(evidence))] == 2.0
