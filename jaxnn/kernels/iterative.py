@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float
 
 from jaxnn import linalg
 from jaxnn.errors import invalid, require_between
+from jaxnn.kernels.tiles import starts
 from jaxnn.linalg.krylov import Iterate
 from jaxnn.types import Array
 
@@ -54,12 +56,15 @@ def solve_iteratively(
             remedy="b holds the targets of x.",
         )
 
+    size = min(batch_size, n)
+    rows = jnp.asarray(starts(n, size)[:, None] + np.arange(size)[None, :])
+
     def product(v: Array) -> Array:
-        rows = lambda one: kernel(one[None], x)[0] @ v
-        return lax.map(rows, x, batch_size=min(batch_size, n)) + noise * v
+        blocks = lax.map(lambda r: kernel(x[r], x) @ v, rows)
+        return jnp.zeros_like(v).at[rows].set(blocks) + noise * v
 
     one = lambda i: kernel(x, lax.dynamic_slice_in_dim(x, i, 1))[:, 0]
-    diagonal = lax.map(lambda a: kernel(a[None], a[None])[0, 0], x, batch_size=min(batch_size, n))
+    diagonal = lax.map(lambda a: kernel(a[None], a[None])[0, 0], x, batch_size=size)
     factor = pivoted_cholesky(one, diagonal, min(rank, n))
     # Woodbury: (LLᵀ + noise·I)⁻¹ = (I - L(LᵀL + noise·I)⁻¹Lᵀ)/noise.
     inner = factor.T @ factor + noise * jnp.eye(factor.shape[1], dtype=factor.dtype)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxnn.errors import invalid, require_between
 from jaxnn.types import Array, ArrayLike
@@ -94,10 +94,7 @@ def solve(
             remedy="Flatten outputs as as_matrix flattens a kernel (N, N, O, O).",
         )
     n, columns = len(k), b.reshape(len(k), -1)
-    a = k + jnp.asarray(noise, k.dtype) * jnp.eye(n, dtype=k.dtype)
-    factor = jnp.linalg.cholesky(a)
-    pivots = jnp.diagonal(factor) ** 2
-    definite = jnp.min(pivots) > n * jnp.finfo(k.dtype).eps * jnp.max(jnp.diagonal(a))
+    a, factor, definite = factorized(k, noise)
 
     def by_factors() -> tuple[Array, Array]:
         half = lax.linalg.triangular_solve(factor, columns, left_side=True, lower=True)
@@ -109,11 +106,28 @@ def solve(
         u = modes.eigenvectors
         return u @ (modes.inverses()[:, None] * (u.T @ columns)), modes.rank
 
-    # NaN pivots are not definite.
     x, rank = lax.cond(definite, by_factors, by_modes)
     size = jnp.linalg.norm(columns)
     residual = jnp.linalg.norm(a @ x - columns) / jnp.where(size > 0, size, 1.0)
     return Solution(x.reshape(b.shape), rank, residual)
+
+
+def factorized(
+    kernel: Float[Array, "n n"], noise: ArrayLike
+) -> tuple[Float[Array, "n n"], Float[Array, "n n"], Bool[Array, ""]]:
+    """A = K + noise·I, its Cholesky factor, and whether A is definite beyond rounding.
+
+    >>> bool(factorized(jnp.ones((2, 2)), 0.0)[2]), bool(factorized(jnp.ones((2, 2)), 0.1)[2])
+    (False, True)
+    """
+    n, dtype = len(kernel), kernel.dtype
+    a = kernel + jnp.asarray(noise, dtype) * jnp.eye(n, dtype=dtype)
+    factor = jnp.linalg.cholesky(a)
+    # NaN pivots are not definite.
+    definite = jnp.min(jnp.diagonal(factor) ** 2) > n * jnp.finfo(dtype).eps * jnp.max(
+        jnp.diagonal(a)
+    )
+    return a, factor, definite
 
 
 def as_matrix(kernel: Float[Array, "N M ..."]) -> Float[Array, "n m"]:

@@ -4,10 +4,11 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float, Int
 
 from jaxnn.errors import invalid
-from jaxnn.kernels.modes import eigenmodes, solve
+from jaxnn.kernels.modes import factorized, solve
 from jaxnn.types import Array, ArrayLike
 
 
@@ -97,13 +98,12 @@ def log_marginal_likelihood(
     """
     n = len(kernel)
     targets = y.reshape(n, -1)
-    modes = eigenmodes(kernel + jnp.asarray(noise, kernel.dtype) * jnp.eye(n, dtype=kernel.dtype))
-    components = modes.eigenvectors.T @ targets
-    whole = modes.rank == n
-    values = jnp.where(whole, modes.eigenvalues, 1.0)
-    fit = jnp.sum(components**2 / values[:, None])
-    size = targets.shape[1] * (jnp.sum(jnp.log(values)) + n * math.log(2.0 * math.pi))
-    return jnp.where(whole, -0.5 * (fit + size), -jnp.inf)
+    # Not by eigenmodes, which have no derivatives where eigenvalues are equal.
+    _, factor, definite = factorized(kernel, noise)
+    fit = jnp.sum(lax.linalg.triangular_solve(factor, targets, left_side=True, lower=True) ** 2)
+    log_det = 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+    size = targets.shape[1] * (log_det + n * math.log(2.0 * math.pi))
+    return jnp.where(definite, -0.5 * (fit + size), -jnp.inf)
 
 
 def class_targets(labels: Int[Array, "N"], num_classes: int) -> Float[Array, "N C"]:

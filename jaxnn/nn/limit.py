@@ -108,43 +108,7 @@ def activate(kernel: Kernel, dual: DualActivation, *, layer: str) -> Kernel:
     Source: Cho & Saul (2009); Daniely, Frostig & Singer (2016), definition 4.
     """
     require_gaussian(kernel, layer)
-    v1, v2 = variances(kernel)
-    nngp, derivative = dual(coincided(kernel, v1), v1, v2)
-    own = []
-    for covariance in (kernel.covariance1, kernel.covariance2):
-        first, second = (kernel.positions.variances(covariance, second=s) for s in (False, True))
-        k = jnp.where(kernel.positions.coincident(), first, covariance)
-        own.append(dual(k, first, second)[0])
-    return replace(
-        kernel,
-        nngp=nngp,
-        ntk=kernel.ntk * derivative,
-        covariance1=own[0],
-        covariance2=own[1],
-        gaussian=False,
-    )
-
-
-def variances(kernel: Kernel) -> tuple[Array, Array]:
-    """E[h(x, s)²] and E[h(x', s')²], against the axes of `nngp`."""
-    positions = kernel.positions
-    v1 = positions.variances(kernel.covariance1)
-    return v1, positions.variances(kernel.covariance2, second=True)
-
-
-def coincided(kernel: Kernel, v1: Array) -> Array:
-    """`nngp` with v₁ itself, bit by bit, where (x, s) and (x', s') are one and the same.
-
-    Rounding would make an angle of √ε of what is 0, which is large against ε.
-    """
-    if not kernel.twins:
-        return kernel.nngp
-    n = jnp.arange(kernel.nngp.shape[-1])
-    same = (
-        kernel.positions.coincident()
-        & (n[:, None] == n[None, :])[(None,) * len(kernel.positions.axes)]
-    )
-    return jnp.where(same, v1, kernel.nngp)
+    return replace(_transformed(kernel, dual), gaussian=False)
 
 
 def patches(kernel: Kernel, windows: Windows) -> Kernel:
@@ -203,16 +167,14 @@ def normalize(kernel: Kernel, epsilon: float, *, scale: bool, shift: bool) -> Ke
     so that no activation may follow before weights mix the features.
     """
     require_gaussian(kernel, "layer_norm")
-    normal = replace(kernel, nngp=coincided(kernel, variances(kernel)[0]))
-    factors = [1.0 / jnp.sqrt(v + epsilon) for v in variances(kernel)]
-    own = []
-    for covariance in (kernel.covariance1, kernel.covariance2):
-        both = [kernel.positions.variances(covariance, second=s) for s in (False, True)]
-        own.append(covariance / jnp.sqrt(both[0] + epsilon) / jnp.sqrt(both[1] + epsilon))
-    nngp = normal.nngp * factors[0] * factors[1]
-    ntk = kernel.ntk * factors[0] * factors[1] + (nngp if scale else 0.0) + (1.0 if shift else 0.0)
-    moments = {"nngp": nngp, "ntk": ntk, "covariance1": own[0], "covariance2": own[1]}
-    return replace(kernel, **moments, gaussian=not scale)
+
+    def dual(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
+        derivative = 1.0 / jnp.sqrt(v1 + epsilon) / jnp.sqrt(v2 + epsilon)
+        return k * derivative, derivative
+
+    normal = _transformed(kernel, dual)
+    ntk = normal.ntk + (normal.nngp if scale else 0.0) + (1.0 if shift else 0.0)
+    return replace(normal, ntk=ntk, gaussian=not scale)
 
 
 def add(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
@@ -296,6 +258,38 @@ def require_crossed(layer: str, kernel: Kernel) -> None:
             remedy="Start from nn.limit.inputs(x1, x2, crossed=True), as kernels.infinite does "
             "for a layer with mixes_positions=True.",
         )
+
+
+def _transformed(kernel: Kernel, dual: DualActivation) -> Kernel:
+    """K' and Θ' = Θ·(derivative) of every pair, from its covariance and its two variances."""
+    positions = kernel.positions
+    v1 = positions.variances(kernel.covariance1)
+    v2 = positions.variances(kernel.covariance2, second=True)
+    nngp, derivative = dual(_coincided(kernel, v1), v1, v2)
+
+    def own(covariance: Array) -> Array:
+        first, second = (positions.variances(covariance, second=s) for s in (False, True))
+        return dual(jnp.where(positions.coincident(), first, covariance), first, second)[0]
+
+    return replace(
+        kernel,
+        nngp=nngp,
+        ntk=kernel.ntk * derivative,
+        covariance1=own(kernel.covariance1),
+        covariance2=own(kernel.covariance2),
+    )
+
+
+def _coincided(kernel: Kernel, v1: Array) -> Array:
+    """`nngp` with v₁ itself, bit by bit, where (x, s) and (x', s') are one and the same.
+
+    Rounding would make an angle of √ε of what is 0, which is large against ε.
+    """
+    if not kernel.twins:
+        return kernel.nngp
+    n = jnp.arange(kernel.nngp.shape[-1])
+    examples = (n[:, None] == n[None, :])[(None,) * len(kernel.positions.axes)]
+    return jnp.where(kernel.positions.coincident() & examples, v1, kernel.nngp)
 
 
 def _require_independent(kernel: Kernel, branches: tuple[Kernel, ...], layer: str) -> None:

@@ -87,21 +87,22 @@ def smooth(fn: Callable[[Array], Array]) -> DualActivation:
         product = jnp.matmul(values, basis, precision=lax.Precision.HIGHEST)
         return jnp.moveaxis(product, -1, 0)
 
-    def converged(v: Array) -> Array:
-        squares = lax.stop_gradient(coefficients(slope, v)) ** 2
+    def converged(a: Array) -> Array:
+        squares = lax.stop_gradient(a) ** 2
         return jnp.sum(squares[-16:], axis=0) <= 1e-4 * jnp.sum(squares, axis=0)
 
-    def series(g, rho: Array, v1: Array, v2: Array) -> Array:
+    def series(rho: Array, a1: Array, a2: Array) -> Array:
         def term(total: Array, a: tuple[Array, Array]) -> tuple[Array, None]:
             return total * rho + a[0] * a[1], None
 
-        both = coefficients(g, v1), coefficients(g, v2)
-        return lax.scan(term, jnp.zeros_like(rho), both, reverse=True, unroll=16)[0]
+        return lax.scan(term, jnp.zeros_like(rho), (a1, a2), reverse=True, unroll=16)[0]
 
     def dual(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
         s1, s2 = (jnp.where(v > 0, safe_sqrt(v), 1.0) for v in (v1, v2))
-        rho = jnp.where(converged(v1) & converged(v2), k / s1 / s2, jnp.nan)
-        return series(fn, rho, v1, v2), series(slope, rho, v1, v2)
+        b1, b2 = coefficients(slope, v1), coefficients(slope, v2)
+        rho = jnp.where(converged(b1) & converged(b2), k / s1 / s2, jnp.nan)
+        value = series(rho, coefficients(fn, v1), coefficients(fn, v2))
+        return value, series(rho, b1, b2)
 
     return dual
 

@@ -21,8 +21,12 @@ SMALL = {
 }
 
 LABELS = datasets._local("mnist", "t10k-labels-idx1-ubyte.gz")
-needs_mnist = pytest.mark.skipif(not datasets.at_hand(datasets.mnist), reason="no MNIST here")
-needs_cifar10 = pytest.mark.skipif(not datasets.at_hand(datasets.cifar10), reason="no CIFAR-10")
+needs_mnist = pytest.mark.skipif(
+    not datasets.at_hand(datasets.mnist), reason="needs mnist in JAXNN_DATA"
+)
+needs_cifar10 = pytest.mark.skipif(
+    not datasets.at_hand(datasets.cifar10), reason="needs cifar10 in JAXNN_DATA"
+)
 
 
 @pytest.fixture

@@ -130,3 +130,14 @@ def test_the_evidence_selects_the_weights_of_an_infinite_network(float64):
         for s in stds
     ]
     assert stds[int(np.argmax(evidence))] == 2.0
+
+
+def test_the_evidence_has_derivatives_where_eigenvalues_are_equal(float64):
+    # Of rank 2: six of the eight eigenvalues of K + noise·I are the noise.
+    rng = np.random.default_rng(6)
+    factor, y = (jnp.asarray(rng.normal(size=(8, c))) for c in (2, 3))
+    evidence = jax.jit(
+        lambda s: kernels.log_marginal_likelihood(s * factor @ factor.T, y, noise=0.2)
+    )
+    difference = (evidence(1.3 + 1e-5) - evidence(1.3 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.grad(evidence)(1.3), difference, rtol=1e-6)
