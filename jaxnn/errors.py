@@ -31,6 +31,21 @@ def concrete(value: Any) -> float | None:
         return None
 
 
+def is_traced(tree: Any) -> bool:
+    """Whether some array in a pytree has no values yet: inside jit, vmap or grad.
+
+    >>> is_traced({"a": 1.0}), bool(jax.jit(lambda x: is_traced(x))(1.0))
+    (False, True)
+    """
+    try:
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, jax.Array):
+                leaf.is_deleted()  # a question that only an array of values can answer
+    except jax.errors.ConcretizationTypeError:
+        return True
+    return False
+
+
 def require_between(
     argument: str,
     value: Any,

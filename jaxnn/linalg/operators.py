@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,13 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import concrete, invalid
 from jaxnn.types import Array, ArrayLike, PyTree
+
+Structure = Literal["general", "symmetric", "positive_semidefinite"]
+"""What is known of a map beforehand, the weakest first; the last two are of real spaces."""
+
+STRUCTURES: tuple[Structure, ...] = get_args(Structure)
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -21,14 +26,20 @@ class LinearOperator:
     `matvec` is v ↦ A v and `rmatvec` is u ↦ Aᵀ u (transposed, not conjugated). `domain` and
     `codomain` are pytrees of arrays or of `jax.ShapeDtypeStruct`; only their structure is kept.
 
-    `A @ v` applies A, `A @ B` composes, `A.T` transposes; `A + B`, `A - B`, `-A` and `c * A` are
-    linear combinations, and `A.to_dense()` is the matrix in raveled coordinates.
+    `A @ v` or `A(v)` applies A, `A @ B` composes, `A.T` transposes; `A + B`, `A - B`, `-A` and
+    `c * A` are linear combinations, and `A.to_dense()` is the matrix in raveled coordinates.
+
+    `structure` declares what is known: "symmetric" and "positive_semidefinite" are kept by sums and
+    factors as far as they hold, and `B.T @ B` is positive semidefinite of itself. A declaration is
+    believed. `form`, where given, is v ↦ ⟨v, A v⟩ by a cheaper way than the product: curvature has
+    one, as a quadratic form needs no reverse pass; `A.quadratic_form(v)` uses it.
 
     The operator is a frozen pytree: passed to `jit`, `vmap` or `grad`, it carries the arrays in
     `matvec` and `rmatvec` along when these are `jax.tree_util.Partial`s, as every operator made by
     jaxnn is. Any other callable is static: arrays it closes over become constants of the program.
 
-    Errors: a vector or operator whose structure, shapes or dtypes do not fit.
+    Errors: a vector or operator whose structure, shapes or dtypes do not fit, an unknown
+    `structure`, or a symmetric one between different or complex spaces.
 
     >>> scales = jnp.array([1.0, 2.0, 3.0])
     >>> A = LinearOperator(Partial(jnp.multiply, scales), Partial(jnp.multiply, scales),
@@ -41,6 +52,8 @@ class LinearOperator:
     rmatvec: Callable[[PyTree], PyTree]
     domain: PyTree
     codomain: PyTree
+    structure: Structure
+    form: Callable[[PyTree], Array] | None
 
     # NumPy scalars on the left must leave `*` to us.
     __array_ufunc__ = None
@@ -51,12 +64,17 @@ class LinearOperator:
         rmatvec: Callable[[PyTree], PyTree],
         domain: PyTree,
         codomain: PyTree,
+        *,
+        structure: Structure = "general",
+        form: Callable[[PyTree], Array] | None = None,
     ):
-        for name, function in (("matvec", matvec), ("rmatvec", rmatvec)):
-            carries_arrays = isinstance(function, Partial)
+        for name, function in (("matvec", matvec), ("rmatvec", rmatvec), ("form", form)):
+            carries_arrays = function is None or isinstance(function, Partial)
             object.__setattr__(self, name, function if carries_arrays else Partial(function))
         object.__setattr__(self, "domain", _structure(domain))
         object.__setattr__(self, "codomain", _structure(codomain))
+        object.__setattr__(self, "structure", structure)
+        _require_structure(structure, self.domain, self.codomain)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,19 +84,39 @@ class LinearOperator:
     @property
     def T(self) -> "LinearOperator":
         """The transpose: ⟨u, A v⟩ = ⟨Aᵀ u, v⟩ for real u, v."""
+        if self.symmetric:
+            return self
         return LinearOperator(self.rmatvec, self.matvec, self.codomain, self.domain)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether A = Aᵀ is declared."""
+        return self.structure != "general"
+
+    def quadratic_form(self, v: PyTree) -> Array:
+        """⟨v, A v⟩, by `form` where there is one."""
+        _require_like("A.quadratic_form(v): v", v, self.domain)
+        return _form(self)(v)
+
     def __matmul__(self, other: Any) -> Any:
-        if isinstance(other, LinearOperator):
-            _require_like("A @ B: codomain of B", other.codomain, self.domain)
-            return LinearOperator(
-                Partial(_compose, self.matvec, other.matvec),
-                Partial(_compose, other.rmatvec, self.rmatvec),
-                other.domain,
-                self.codomain,
-            )
-        _require_like("A @ v: v", other, self.domain)
-        return self.matvec(other)
+        if not isinstance(other, LinearOperator):
+            return self(other)
+        _require_like("A @ B: codomain of B", other.codomain, self.domain)
+        gram = self.matvec is other.rmatvec and self.rmatvec is other.matvec
+        gram = gram and not self.symmetric and _is_real(other.domain)
+        return LinearOperator(
+            Partial(_compose, self.matvec, other.matvec),
+            Partial(_compose, other.rmatvec, self.rmatvec),
+            other.domain,
+            self.codomain,
+            structure="positive_semidefinite" if gram else "general",
+            form=Partial(_squared_norm, other.matvec) if gram else None,
+        )
+
+    def __call__(self, v: PyTree) -> PyTree:
+        """A v."""
+        _require_like("A @ v: v", v, self.domain)
+        return self.matvec(v)
 
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
@@ -90,6 +128,8 @@ class LinearOperator:
             Partial(_sum, self.rmatvec, other.rmatvec),
             self.domain,
             self.codomain,
+            structure=min(self.structure, other.structure, key=STRUCTURES.index),
+            form=Partial(_sum, _form(self), _form(other)) if self.form or other.form else None,
         )
 
     def __mul__(self, factor: ArrayLike) -> "LinearOperator":
@@ -103,11 +143,16 @@ class LinearOperator:
                 remedy="Use A @ v to apply the operator; compose with a diagonal operator to scale "
                 "coordinates one by one.",
             )
+        structure = self.structure
+        if structure == "positive_semidefinite" and not (concrete(factor) or -1.0) >= 0:
+            structure = "symmetric"
         return LinearOperator(
             Partial(_scaled, factor, self.matvec),
             Partial(_scaled, factor, self.rmatvec),
             self.domain,
             self.codomain,
+            structure=structure,
+            form=Partial(_scaled, factor, self.form) if self.form else None,
         )
 
     __rmul__ = __mul__
@@ -134,16 +179,16 @@ class LinearOperator:
 def _flatten(operator: LinearOperator) -> tuple[tuple, tuple]:
     domain = jax.tree.flatten(operator.domain)
     codomain = jax.tree.flatten(operator.codomain)
-    static = tuple((tuple(leaves), structure) for leaves, structure in (domain, codomain))
-    return (operator.matvec, operator.rmatvec), static
+    spaces = tuple((tuple(leaves), structure) for leaves, structure in (domain, codomain))
+    return (operator.matvec, operator.rmatvec, operator.form), (spaces, operator.structure)
 
 
 def _unflatten(static: tuple, children: tuple) -> LinearOperator:
     operator = object.__new__(LinearOperator)
-    spaces = (jax.tree.unflatten(structure, leaves) for leaves, structure in static)
-    names = ("matvec", "rmatvec", "domain", "codomain")
+    spaces = (jax.tree.unflatten(structure, leaves) for leaves, structure in static[0])
+    names = ("matvec", "rmatvec", "form", "domain", "codomain", "structure")
     # No checks: JAX unflattens with placeholders in the place of arrays.
-    for name, value in zip(names, (*children, *spaces), strict=True):
+    for name, value in zip(names, (*children, *spaces, static[1]), strict=True):
         object.__setattr__(operator, name, value)
     return operator
 
@@ -163,12 +208,48 @@ def _scaled(factor: ArrayLike, function: Callable, v: PyTree) -> PyTree:
     return tree.scale(factor, function(v))
 
 
+def _form(operator: LinearOperator) -> Callable[[PyTree], Array]:
+    return operator.form or Partial(_product_form, operator.matvec)
+
+
+def _product_form(matvec: Callable, v: PyTree) -> Array:
+    return tree.dot(v, matvec(v))
+
+
+def _squared_norm(matvec: Callable, v: PyTree) -> Array:
+    image = matvec(v)
+    return tree.dot(image, image)
+
+
+def _is_real(space: PyTree) -> bool:
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(space))
+
+
 def _structure(space: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), space)
 
 
 def _zeros(space: PyTree) -> PyTree:
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), space)
+
+
+def _require_structure(structure: str, domain: PyTree, codomain: PyTree) -> None:
+    if structure not in STRUCTURES:
+        raise invalid(
+            "LinearOperator(structure)",
+            got=repr(structure),
+            expected=f"one of {', '.join(map(repr, STRUCTURES))}",
+            remedy="Leave it out where nothing is known.",
+        )
+    same = jax.tree.flatten(domain) == jax.tree.flatten(codomain)
+    if structure != "general" and not (same and _is_real(domain)):
+        raise invalid(
+            "LinearOperator(structure)",
+            got=f"{structure!r} from {jax.tree.map(_describe, domain)} "
+            f"to {jax.tree.map(_describe, codomain)}",
+            expected="a map of one space of real floating-point numbers into itself",
+            remedy="Only there ⟨u, A v⟩ = ⟨A u, v⟩ is said of every u and v.",
+        )
 
 
 def _require_like(argument: str, value: PyTree, space: PyTree) -> None:

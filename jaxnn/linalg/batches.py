@@ -1,0 +1,84 @@
+"""Means over data sets too large for one product: batch after batch, exactly, in one order."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnn import tree
+from jaxnn.errors import invalid
+from jaxnn.types import Array, PyTree
+
+
+def mean_over_batches(
+    function: Callable[..., PyTree], data: tuple[PyTree, ...], batch_size: int | None
+) -> PyTree:
+    """(1/N) Σ_b n_b function(*batch_b): a mean over N examples from means over batches of n_b.
+
+    `data` are trees of arrays with N examples along their first axes; batches are consecutive, and
+    the last one, if it is smaller, counts for as much less. The order is always the same, and the
+    sum is compensated: its rounding error does not grow with the number of batches. One batch at a
+    time is in memory, also where the function is differentiated: it is then computed anew. With
+    `batch_size` None there is one batch.
+
+    Errors: data of unequal lengths, a batch size below 1.
+
+    Source: Neumaier (1974), the improved Kahan-Babuška summation.
+
+    >>> mean_over_batches(jnp.mean, (jnp.arange(7.0),), 3)
+    Array(3., dtype=float32)
+    """
+    n = num_examples("mean_over_batches(data)", data)
+    if batch_size is None or batch_size >= n:
+        return function(*data)
+    if batch_size < 1:
+        raise invalid(
+            "mean_over_batches(batch_size)",
+            got=batch_size,
+            expected="an integer ≥ 1, or None",
+            remedy="None takes all of the data at once.",
+        )
+    whole, rest = divmod(n, batch_size)
+    cut = lambda at, size: jax.tree.map(
+        lambda a: lax.dynamic_slice_in_dim(jnp.asarray(a), at, size), data
+    )
+
+    @jax.checkpoint
+    def step(sums: tuple[PyTree, PyTree], i: Array) -> tuple[tuple[PyTree, PyTree], None]:
+        return added(*sums, function(*cut(i * batch_size, batch_size))), None
+
+    like = jax.eval_shape(lambda: function(*cut(0, batch_size)))
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+    sums = lax.scan(step, (zero, zero), jnp.arange(whole, dtype=jnp.int32))[0]
+    total = tree.scale(batch_size / n, tree.add(*sums))
+    if rest == 0:
+        return total
+    last = jax.checkpoint(lambda: function(*cut(whole * batch_size, rest)))()
+    return tree.add(total, tree.scale(rest / n, last))
+
+
+def added(total: PyTree, lost: PyTree, term: PyTree) -> tuple[PyTree, PyTree]:
+    """total + term, and with it what all additions so far have lost to rounding."""
+
+    def one(s: Array, c: Array, x: Array) -> tuple[Array, Array]:
+        new = s + x
+        # The smaller of the two is the one that lost digits.
+        return new, c + jnp.where(jnp.abs(s) >= jnp.abs(x), (s - new) + x, (x - new) + s)
+
+    pairs = jax.tree.map(one, total, lost, term)
+    return jax.tree.transpose(jax.tree.structure(total), jax.tree.structure((0, 0)), pairs)
+
+
+def num_examples(argument: str, data: PyTree) -> int:
+    """How many examples there are along the first axes; raises where that is not one number."""
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        raise invalid(
+            argument,
+            got=f"lengths {sorted(lengths)}",
+            expected="the same number of examples, at least one, along every first axis",
+            remedy="Arrays that are no examples belong into the function, by functools.partial.",
+        )
+    ((n,),) = lengths
+    return n

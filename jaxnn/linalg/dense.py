@@ -1,0 +1,94 @@
+"""Operators of stored matrices, and when it pays to store one."""
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxnn import tree
+from jaxnn.errors import invalid
+from jaxnn.linalg.operators import LinearOperator, Structure
+from jaxnn.linalg.spaces import coordinates
+from jaxnn.types import Array, ArrayLike, PyTree
+
+
+def from_dense(
+    matrix: ArrayLike,
+    domain: PyTree = None,
+    codomain: PyTree = None,
+    *,
+    structure: Structure = "general",
+) -> LinearOperator:
+    """The operator v ↦ Mv of a stored matrix M (rows, columns).
+
+    Between vectors (columns,) and (rows,), or where given between trees like `domain` and
+    `codomain`, whose coordinates are their raveled leaves, as in `LinearOperator.to_dense`.
+
+    Errors: an M that is no matrix, or not of the size of these trees.
+
+    >>> from_dense(jnp.array([[1.0, 2.0], [0.0, 1.0]])) @ jnp.ones(2)
+    Array([3., 1.], dtype=float32)
+    """
+    matrix = jnp.asarray(matrix)
+    shape = tuple(
+        tree.size(space) if space is not None else (*matrix.shape, 0, 0)[axis]
+        for axis, space in enumerate((codomain, domain))
+    )
+    if matrix.ndim != 2 or matrix.shape != shape:
+        raise invalid(
+            "from_dense(matrix)",
+            got=f"shape {matrix.shape}",
+            expected="(rows, columns)" if domain is None and codomain is None else f"{shape}",
+            remedy="Its coordinates are those of the raveled leaves of domain and codomain.",
+        )
+    domain, codomain = (
+        jax.ShapeDtypeStruct((n,), matrix.dtype) if space is None else space
+        for n, space in zip((shape[1], shape[0]), (domain, codomain), strict=True)
+    )
+    forward, backward = (_product_into(space) for space in (codomain, domain))
+    return LinearOperator(
+        *(Partial(forward, matrix), Partial(backward, matrix.T)),
+        *(domain, codomain),
+        structure=structure,
+    )
+
+
+def stored(operator: LinearOperator) -> LinearOperator:
+    """The same map by its matrix, computed once: that of a Hessian is `jax.hessian`'s.
+
+    The matrix of a map declared symmetric is made so to the last bit.
+
+    >>> A = from_dense(jnp.diag(jnp.array([1.0, 2.0])), structure="symmetric")
+    >>> stored(2.0 * A) @ jnp.ones(2)
+    Array([2., 4.], dtype=float32)
+    """
+    matrix = operator.to_dense()
+    if operator.symmetric:
+        matrix = 0.5 * (matrix + matrix.T)
+    return from_dense(matrix, operator.domain, operator.codomain, structure=operator.structure)
+
+
+def storage(size: int, products: int) -> Literal["matrix", "products"]:
+    """Whether an algorithm on a space of that size that needs so many products stores the matrix.
+
+    It does where it needs as many products as the matrix has columns: each costs one.
+
+    >>> storage(50, products=60), storage(1000, products=60)
+    ('matrix', 'products')
+    """
+    return "matrix" if size <= products else "products"
+
+
+def _product_into(space: PyTree) -> partial:
+    # Hashable, so that operators of like matrices share one compiled program.
+    leaves, structure = jax.tree.flatten(space)
+    like = tuple(jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves)
+    return partial(_product, like, structure)
+
+
+def _product(like: tuple, structure: jax.tree_util.PyTreeDef, matrix: Array, v: PyTree) -> PyTree:
+    flat = coordinates(v).ravel(v).astype(matrix.dtype)
+    image = jnp.matmul(matrix, flat, precision=jax.lax.Precision.HIGHEST)
+    return coordinates(jax.tree.unflatten(structure, like)).unravel(image)
