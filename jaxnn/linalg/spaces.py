@@ -65,7 +65,7 @@ def prepared(operator: LinearOperator) -> Callable[[Float[Array, "n"]], Float[Ar
     return jax.linearize(product, jnp.zeros(flat.size, flat.dtype))[1]
 
 
-def require_self_adjoint_space(function: str, operator: LinearOperator) -> Coordinates:
+def require_endomorphism(function: str, operator: LinearOperator) -> Coordinates:
     """The coordinates of a map of a space, not of dimension 0, into itself; raises for another."""
     domain, codomain = (jax.tree.flatten(s) for s in (operator.domain, operator.codomain))
     rows, columns = operator.shape
