@@ -10,6 +10,7 @@ from jaxnn import compatibility  # refuses a jaxlib that computes wrong numbers
 
 if TYPE_CHECKING:
     from jaxnn import (
+        curvature,
         data,
         generative,
         kernels,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compatibility",
+    "curvature",
     "data",
     "generative",
     "kernels",

@@ -20,7 +20,7 @@ def mean_over_batches(
     the last one, if it is smaller, counts for as much less. The order is always the same, and the
     sum is compensated: its rounding error does not grow with the number of batches. One batch at a
     time is in memory, also where the function is differentiated: it is then computed anew. With
-    `batch_size` None there is one batch.
+    `batch_size` None the function is called once, with `data` of any kind.
 
     Errors: data of unequal lengths, a batch size below 1.
 
@@ -29,8 +29,10 @@ def mean_over_batches(
     >>> mean_over_batches(jnp.mean, (jnp.arange(7.0),), 3)
     Array(3., dtype=float32)
     """
+    if batch_size is None:
+        return function(*data)
     n = num_examples("mean_over_batches(data)", data)
-    if batch_size is None or batch_size >= n:
+    if batch_size >= n:
         return function(*data)
     if batch_size < 1:
         raise invalid(

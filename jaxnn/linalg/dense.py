@@ -1,6 +1,5 @@
 """Operators of stored matrices, and when it pays to store one."""
 
-from functools import partial
 from typing import Literal
 
 import jax
@@ -9,7 +8,7 @@ from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import invalid
-from jaxnn.linalg.operators import LinearOperator, Structure
+from jaxnn.linalg.operators import LinearOperator, Static, Structure
 from jaxnn.linalg.spaces import coordinates
 from jaxnn.types import Array, ArrayLike, PyTree
 
@@ -47,9 +46,9 @@ def from_dense(
         jax.ShapeDtypeStruct((n,), matrix.dtype) if space is None else space
         for n, space in zip((shape[1], shape[0]), (domain, codomain), strict=True)
     )
-    forward, backward = (_product_into(space) for space in (codomain, domain))
     return LinearOperator(
-        *(Partial(forward, matrix), Partial(backward, matrix.T)),
+        Partial(_product, _like(codomain), matrix),
+        Partial(_product, _like(domain), matrix.T),
         *(domain, codomain),
         structure=structure,
     )
@@ -81,14 +80,14 @@ def storage(size: int, products: int) -> Literal["matrix", "products"]:
     return "matrix" if size <= products else "products"
 
 
-def _product_into(space: PyTree) -> partial:
-    # Hashable, so that operators of like matrices share one compiled program.
+def _like(space: PyTree) -> Static:
     leaves, structure = jax.tree.flatten(space)
-    like = tuple(jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves)
-    return partial(_product, like, structure)
+    shapes = (jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)) for a in leaves)
+    return Static((tuple(shapes), structure))
 
 
-def _product(like: tuple, structure: jax.tree_util.PyTreeDef, matrix: Array, v: PyTree) -> PyTree:
+def _product(like: Static, matrix: Array, v: PyTree) -> PyTree:
     flat = coordinates(v).ravel(v).astype(matrix.dtype)
     image = jnp.matmul(matrix, flat, precision=jax.lax.Precision.HIGHEST)
-    return coordinates(jax.tree.unflatten(structure, like)).unravel(image)
+    leaves, structure = like.value
+    return coordinates(jax.tree.unflatten(structure, leaves)).unravel(image)

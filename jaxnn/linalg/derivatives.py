@@ -1,7 +1,6 @@
 """Derivatives as linear operators: the objects that kernels and curvature are built from."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax.tree_util import Partial
 from jaxnn import tree
 from jaxnn.errors import invalid, is_traced
 from jaxnn.linalg.batches import mean_over_batches
-from jaxnn.linalg.operators import LinearOperator
+from jaxnn.linalg.operators import LinearOperator, Static
 from jaxnn.types import Array, Params, PyTree
 
 
@@ -97,29 +96,29 @@ def hessian(
         first = jax.tree.map(lambda a: jnp.asarray(a)[:batch_size], args)
     require_objective("hessian(objective)", objective, params, *first, evaluate=check)
     function = objective if isinstance(objective, Partial) else Partial(objective)
-    product = Partial(partial(_hessian_product, batch_size), function, params, args)
-    form = Partial(partial(_hessian_form, batch_size), function, params, args)
+    carried = Static(batch_size), function, params, args
+    product, form = Partial(_hessian_product, *carried), Partial(_hessian_form, *carried)
     return LinearOperator(*(product, product), *(params, params), structure="symmetric", form=form)
 
 
 def _hessian_product(
-    batch_size: int | None, objective: Callable, params: Params, args: tuple, v: PyTree
+    batch_size: Static, objective: Callable, params: Params, args: tuple, v: PyTree
 ) -> PyTree:
     def product(*batch: Any) -> PyTree:
         gradient = jax.grad(lambda p: objective(p, *batch))
         return jax.jvp(gradient, (params,), (v,))[1]
 
-    return product(*args) if batch_size is None else mean_over_batches(product, args, batch_size)
+    return mean_over_batches(product, args, batch_size.value)
 
 
 def _hessian_form(
-    batch_size: int | None, objective: Callable, params: Params, args: tuple, v: PyTree
+    batch_size: Static, objective: Callable, params: Params, args: tuple, v: PyTree
 ) -> Array:
     def form(*batch: Any) -> Array:
         slope = lambda p: jax.jvp(lambda p: objective(p, *batch), (p,), (v,))[1]
         return jax.jvp(slope, (params,), (v,))[1]
 
-    return form(*args) if batch_size is None else mean_over_batches(form, args, batch_size)
+    return mean_over_batches(form, args, batch_size.value)
 
 
 def require_objective(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.dense import storage
+from jaxnn.linalg.minimal_residual import minres
 from jaxnn.linalg.operators import LinearOperator
 from jaxnn.linalg.restarts import Which, rankings, restarted
 from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
@@ -142,7 +143,6 @@ def _inverted(
 ) -> Eigenpairs:
     product = prepared(operator)
     tolerance, max_products = limits
-    from jaxnn.linalg.minimal_residual import minres
 
     def solved(v: Array) -> tuple[Array, Array]:
         inner = minres(product, v, shift=shift, tolerance=tolerance, max_steps=max_products)

@@ -15,8 +15,8 @@ from jaxnn.types import Array
 class Iterate(NamedTuple):
     """x, how far it is, and whether that is near enough.
 
-    residual   ‖b - Ax‖/‖b‖, as the recursion keeps it
-    steps      products with A
+    residual   ‖b - Ax‖/‖b‖; `cg` has it as the recursion keeps it, `minres` computes it from x
+    steps      products with A, beside those that check
     converged  whether the residual is at most the tolerance
     """
 
@@ -40,7 +40,8 @@ def cg(
     `matvec` is v ↦ Av on arrays or pytrees like b, `preconditioner` r ↦ M⁻¹r for a symmetric
     positive definite M like A of which that is cheap. From `start`, zeros unless given, until
     ‖b - Ax‖ ≤ tolerance·‖b‖. The error falls at least as ((√κ - 1)/(√κ + 1))^k, κ the condition
-    number of M⁻¹A.
+    number of M⁻¹A. Where A or M turns out not to be positive definite, ⟨p, Ap⟩ ≤ 0 for a direction
+    p or ⟨r, M⁻¹r⟩ ≤ 0, the iteration ends unconverged with the x before (`linalg.minres` goes on).
 
     Errors: a tolerance that is not in (0, 1).
 
@@ -58,20 +59,23 @@ def cg(
     goal = tolerance * tree.norm(b)
 
     def step(state):
-        x, r, p, rz, k = state
+        x, r, p, rz, k, _ = state
         ap = matvec(p)
-        length = rz / tree.dot(p, ap)
+        curvature = tree.dot(p, ap)
+        definite = (curvature > 0) & (rz > 0)  # not where they are NaN
+        length = jnp.where(definite, rz / jnp.where(definite, curvature, 1.0), 0.0)
         x, r = tree.axpy(length, p, x), tree.axpy(-length, ap, r)
         z = preconditioner(r)
         new = tree.dot(r, z)
-        return x, r, tree.axpy(new / rz, p, z), new, k + 1
+        p = tree.axpy(new / jnp.where(definite, rz, 1.0), p, z)
+        return x, r, p, new, k + 1, definite
 
     def unfinished(state):
-        _, r, _, _, k = state
-        return (tree.norm(r) > goal) & (k < max_steps)
+        _, r, _, _, k, definite = state
+        return definite & (tree.norm(r) > goal) & (k < max_steps)
 
-    state = x, r, z, tree.dot(r, z), jnp.zeros((), jnp.int32)
-    x, r, _, _, steps = lax.while_loop(unfinished, step, state)
+    state = x, r, z, tree.dot(r, z), jnp.zeros((), jnp.int32), jnp.array(True)
+    x, r, _, _, steps, _ = lax.while_loop(unfinished, step, state)
     size = tree.norm(b)
     residual = tree.norm(r) / jnp.where(size > 0, size, 1.0)
     return Iterate(x, residual, steps, tree.norm(r) <= goal)

@@ -19,6 +19,21 @@ Structure = Literal["general", "symmetric", "positive_semidefinite"]
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Static:
+    """A hashable value that the functions of an operator carry, and that is never traced.
+
+    It is compared by value, unlike what a `functools.partial` binds: operators made alike share
+    their compiled programs.
+
+    >>> jax.tree.flatten(Static(3)) == jax.tree.flatten(Static(3)), jax.tree.leaves(Static(3))
+    (True, [])
+    """
+
+    value: Any
+
+
 @dataclass(frozen=True, init=False, eq=False)
 class LinearOperator:
     """A linear map A from pytrees like `domain` to pytrees like `codomain`.

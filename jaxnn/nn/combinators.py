@@ -1,6 +1,7 @@
 """Layers made of layers: one after another, side by side, around a shortcut."""
 
-from functools import reduce
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any, Literal
 
 import jax
@@ -44,7 +45,7 @@ def serial(*layers: Layer) -> Layer:
             kernel = layer.kernel(kernel)
         return kernel
 
-    return _joined(init, apply, kernel, "serial", layers)
+    return _joined(init, apply, kernel, "serial", layers, serial)
 
 
 def parallel(*layers: Layer, combine: Literal["sum", "product", "concatenate"] = "sum") -> Layer:
@@ -112,7 +113,8 @@ def parallel(*layers: Layer, combine: Literal["sum", "product", "concatenate"] =
         combined = limit.add if combine == "sum" else limit.multiply
         return combined(kernel, branches, layer="parallel")
 
-    return _joined(init, apply, kernel, "parallel", layers)
+    join_like = partial(parallel, combine=combine)
+    return _joined(init, apply, kernel, "parallel", layers, join_like)
 
 
 def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
@@ -128,9 +130,16 @@ def residual(layer: Layer, shortcut: Layer | None = None) -> Layer:
     return parallel(layer, identity() if shortcut is None else shortcut)
 
 
-def _joined(init, apply, kernel, name: str, parts: tuple[Layer, ...]) -> Layer:
+def _joined(
+    init, apply, kernel, name: str, parts: tuple[Layer, ...], join: Callable[..., Layer]
+) -> Layer:
     mixes = any(part.mixes_positions for part in parts)
-    return Layer(init, apply, kernel, name, parts, reads_lengths=True, mixes_positions=mixes)
+    return Layer(
+        *(init, apply, kernel, name, parts),
+        reads_lengths=True,
+        mixes_positions=mixes,
+        join=join,
+    )
 
 
 def _applied(

@@ -29,6 +29,8 @@ class Layer(NamedTuple):
     reads_lengths  whether `apply` takes `Sequences` itself. Others get only their values, from
             `serial` and `parallel`, which put the lengths back
     mixes_positions  whether `kernel` needs the covariances between different pixels or times
+    join    the function that makes it of its parts: `join(*parts)` is the layer, and of other
+            parts one that combines them in the same way
 
     `key` drives random layers: None is the deterministic network (dropout off). `stats` are the
     population statistics of normalizing layers; None lets them use the batch's own.
@@ -41,6 +43,7 @@ class Layer(NamedTuple):
     parts: tuple["Layer", ...] = ()
     reads_lengths: bool = False
     mixes_positions: bool = False
+    join: Callable[..., "Layer"] | None = None
 
 
 class Sequences(NamedTuple):

@@ -68,3 +68,21 @@ def test_pytrees_and_starts(float64):
 def test_a_tolerance_that_is_none():
     with unchecked(), pytest.raises(ValueError, match=r"cg\(tolerance\): got 0"):
         linalg.cg(lambda v: v, jnp.ones(2), tolerance=0.0)
+
+
+@pytest.mark.parametrize("values", [(1.0, -2.0, 3.0), (-1.0, -2.0, -3.0), (0.0, 0.0, 0.0)])
+def test_a_matrix_that_is_not_positive_definite_ends_unconverged(values, dtype):
+    found = linalg.cg(lambda v: jnp.asarray(values, dtype) * v, jnp.ones(3, dtype))
+    assert not found.converged
+    assert int(found.steps) <= 2
+    assert np.all(np.isfinite(found.x))
+    residual = np.linalg.norm(1 - np.asarray(values) * found.x) / 3**0.5
+    np.testing.assert_allclose(found.residual, residual, rtol=1e-5)
+
+
+def test_a_preconditioner_that_is_not_positive_definite_ends_unconverged(dtype):
+    for factor in (-1.0, 0.0, np.nan):
+        bad = lambda r, factor=factor: jnp.asarray(factor, dtype) * r
+        found = linalg.cg(lambda v: v, jnp.ones(3, dtype), preconditioner=bad)
+        assert not found.converged
+        assert int(found.steps) == 1

@@ -1,0 +1,168 @@
+"""Sharpness, the largest eigenvalue of the Hessian, and what training makes of it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Bool, Float, Int
+
+from jaxnn import tree
+from jaxnn.errors import invalid
+from jaxnn.linalg import eigsh, hessian
+from jaxnn.minibatches import require_at_least_one
+from jaxnn.types import Array, Key, Params, PyTree
+
+
+class Sharpness(NamedTuple):
+    """λ_max of a Hessian, and how far to trust it.
+
+    value      λ_max
+    vector     its unit eigenvector, a tree like the params
+    residual   ‖Hv - λv‖: an eigenvalue is at most so far from `value`
+    products   with the Hessian that it took
+    converged  whether the residual is below tolerance, as `eigsh` decides
+    """
+
+    value: Float[Array, ""]
+    vector: Params
+    residual: Float[Array, ""]
+    products: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class SharpnessTrajectory(NamedTuple):
+    """Loss and sharpness at some of the steps of a run, and where the run ended.
+
+    steps      updates made before each record, 0 first
+    losses     of the objective there
+    sharpness  λ_max there
+    residuals  ‖Hv - λv‖
+    products   with the Hessian that each record took
+    converged  of each record
+    params     after the last step
+    state      of the optimizer, to go on from
+    """
+
+    steps: Int[Array, "records"]
+    losses: Float[Array, "records"]
+    sharpness: Float[Array, "records"]
+    residuals: Float[Array, "records"]
+    products: Int[Array, "records"]
+    converged: Bool[Array, "records"]
+    params: Params
+    state: PyTree
+
+
+def sharpness(
+    objective: Callable[..., Array],
+    params: Params,
+    *args: Any,
+    key: Key,
+    start: Params | None = None,
+    tolerance: float | None = None,
+    batch_size: int | None = None,
+) -> Sharpness:
+    """λ_max(∇²L(θ)), the largest eigenvalue of the Hessian of `objective(params, *args)`.
+
+    Signed: at a maximum it is negative. Gradient descent at rate η is stable along the eigenvector
+    while λ_max < 2/η. `start` is a first vector, best the eigenvector at params nearby; without it
+    a random one is taken. `tolerance` of the residual is that of `linalg.eigsh`, `batch_size` and
+    `args` are those of `linalg.hessian`.
+
+    Errors: those of `linalg.hessian` and `linalg.eigsh`.
+
+    Source: Lanczos (1950); Cohen, Kaur, Li, Kolter & Talwalkar (2021), section 2.
+
+    >>> ellipse = lambda w, scales: 0.5 * jnp.sum(scales * w**2)
+    >>> found = sharpness(ellipse, jnp.ones(3), jnp.array([1.0, 5.0, 2.0]), key=jax.random.key(0))
+    >>> found.value.round(4), bool(found.converged)
+    (Array(5., dtype=float32), True)
+    """
+    operator = hessian(objective, params, *args, batch_size=batch_size)
+    found = eigsh(operator, 1, key=key, which="largest", start=start, tolerance=tolerance)
+    vector = jax.tree.map(lambda leaf: leaf[0], found.vectors)
+    return Sharpness(found.values[0], vector, found.residuals[0], found.products, found.converged)
+
+
+def sharpness_trajectory(
+    objective: Callable[..., Array],
+    params: Params,
+    optimizer: Any,
+    *args: Any,
+    steps: int,
+    every: int = 1,
+    key: Key,
+    state: PyTree | None = None,
+    tolerance: float | None = None,
+) -> SharpnessTrajectory:
+    """Sharpness during training on the whole of `objective(params, *args)`, every so many steps.
+
+    `optimizer` has optax's `init` and `update`. Records are made before step 1, after each `every`
+    steps and after the last. λ_max is found anew each time, from the eigenvector before, which is
+    near: a record costs few products with the Hessian. The run is one `lax.scan`, for use inside
+    jit and vmap; a `state` makes it go on from another's end. Where it diverges, what follows is
+    NaN and not `converged`.
+
+    Errors: numbers of steps below 1, an optimizer that is none, those of `linalg.hessian` at the
+    first params.
+
+    Source: Cohen, Kaur, Li, Kolter & Talwalkar (2021), section 3.
+
+    >>> from jaxnn import optimizers
+    >>> quartic = lambda w: w[0] ** 4 + 0.5 * w[1] ** 2
+    >>> descent = optimizers.gradient_descent(0.1)
+    >>> run = sharpness_trajectory(
+    ...     quartic, jnp.ones(2), descent, steps=10, every=5, key=jax.random.key(0)
+    ... )
+    >>> [f"{value:.2f} after {step}" for value, step in zip(run.sharpness, run.steps)]
+    ['12.00 after 0', '1.83 after 5', '1.10 after 10']
+    """
+    remedy = "There is a record before the first step and one after the last in any case."
+    require_at_least_one("sharpness_trajectory(steps)", steps, remedy)
+    require_at_least_one("sharpness_trajectory(every)", every, remedy)
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise invalid(
+            "sharpness_trajectory(optimizer)",
+            got=f"{type(optimizer).__name__} without init and update",
+            expected="a pair of functions init(params) and update(grads, state, params)",
+            remedy="Call its constructor: optimizers.gradient_descent(0.1), optax.sgd(0.1).",
+        )
+    hessian(objective, params, *args)  # for its checks, that need values
+    params = jax.tree.map(_strong, params)
+    state = jax.tree.map(_strong, optimizer.init(params) if state is None else state)
+    slope = jax.value_and_grad(objective)
+
+    def update(_: Any, run: tuple) -> tuple:
+        params, state = run
+        updates, state = optimizer.update(slope(params, *args)[1], state, params)
+        return tree.add(params, updates), state
+
+    def record(carry: tuple, at: tuple[Array, Key]) -> tuple[tuple, tuple]:
+        params, state, vector = carry
+        count, record_key = at
+        params, state = lax.fori_loop(0, count, update, (params, state))
+        found = sharpness(
+            objective, params, *args, key=record_key, start=vector, tolerance=tolerance
+        )
+        loss = objective(params, *args)
+        kept = (loss, found.value, found.residual, found.products, found.converged)
+        return (params, state, found.vector), kept
+
+    points = np.array([*range(0, steps, every), steps], np.int32)
+    counts = np.diff(points, prepend=np.int32(0))
+    start_key, key = jax.random.split(key)
+    keys = jax.random.split(key, len(points))
+    begin = (params, state, tree.random_like(start_key, params))
+    (params, state, _), records = lax.scan(record, begin, (jnp.asarray(counts), keys))
+    losses, values, residuals, products, converged = records
+    return SharpnessTrajectory(
+        *(jnp.asarray(points), losses, values, residuals, products, converged), params, state
+    )
+
+
+def _strong(leaf: Any) -> Array:
+    """An array with a dtype of its own: a weak one would change in the loop."""
+    return jnp.asarray(leaf, jnp.result_type(leaf))
