@@ -17,6 +17,9 @@ from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
 from jaxnn.linalg.tridiagonal import require_steps, require_symmetric
 from jaxnn.types import Array, Key, PyTree
 
+MAX_INNER_STEPS = 10_000
+"""Products for one system of a shift; one that is not solved by then leads to no convergence."""
+
 
 class Eigenpairs(NamedTuple):
     """k eigenvalues λ with unit eigenvectors v, the most wanted first.
@@ -46,7 +49,7 @@ def eigsh(
     start: PyTree | None = None,
     tolerance: float | None = None,
     basis_size: int | None = None,
-    max_products: int = 5000,
+    max_products: int | None = None,
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: A v = λ v, ‖v‖ = 1.
 
@@ -58,7 +61,9 @@ def eigsh(
                without it a random one
     tolerance  of residuals, relative to the largest |λ| seen; by default ε^⅔ (2e-5 in float32,
                4e-11 in float64). The error of λ is about residual²/gap
-    basis_size vectors that are kept: memory is twice that many; by default max(2k + 10, 24)
+    basis_size  vectors that are kept: memory is twice that many; by default max(2k + 10, 24)
+    max_products  with A, after which the search ends unconverged; by default 5000, and a million
+               with a shift, where every one of some 50 steps solves a system
 
     Thick restarts keep the best half of the basis. One starting vector sees one vector of each
     eigenspace: after convergence a random vector, orthogonal to what was found, looks for more,
@@ -101,7 +106,9 @@ def eigsh(
     remedy = "It is relative to the largest |λ|."
     require_between("eigsh(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)
     symmetric = require_symmetric("eigsh", operator)
-    if storage(flat.size, products=4 * size) == "matrix":
+    if max_products is None:
+        max_products = 5000 if shift is None else 10**6
+    if storage(flat.size, products=size * (4 if shift is None else 40)) == "matrix":
         found = _dense(operator, shift, k, which)
     else:
         first = jax.random.normal(key, (flat.size,), flat.dtype)
@@ -142,10 +149,12 @@ def _inverted(
     operator: LinearOperator, shift: Any, first: Array, key: Key, limits: Any, k: int, size: int
 ) -> Eigenpairs:
     product = prepared(operator)
-    tolerance, max_products = limits
+    tolerance = limits[0]
+    # The noise of a product has to be below what the residuals are to reach.
+    exact = jnp.maximum(0.1 * tolerance, 10 * jnp.finfo(first.dtype).eps)
 
     def solved(v: Array) -> tuple[Array, Array]:
-        inner = minres(product, v, shift=shift, tolerance=tolerance, max_steps=max_products)
+        inner = minres(product, v, shift=shift, tolerance=exact, max_steps=MAX_INNER_STEPS)
         return inner.x, inner.steps
 
     wanted, run = restarted(solved, first, key, *limits, k=k, which="magnitude", basis_size=size)

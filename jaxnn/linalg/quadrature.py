@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
@@ -167,7 +167,7 @@ class LogDeterminant(NamedTuple):
     value: Float[Array, ""]
     standard_error: Float[Array, ""]
     positive: Bool[Array, ""]
-    products: Int[Array, ""]
+    products: int
 
 
 def logdet(
@@ -197,4 +197,4 @@ def logdet(
     found = spectral_density(operator, key, steps=steps, probes=probes, max_bytes=max_bytes)
     log = found.trace(jnp.log)
     positive = jnp.all((found.nodes > 0) | (found.weights == 0)) & found.symmetric
-    return LogDeterminant(log.value, log.standard_error, positive, log.products)
+    return LogDeterminant(log.value, log.standard_error, positive, found.products)

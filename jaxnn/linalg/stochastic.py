@@ -1,7 +1,7 @@
 """The trace and the diagonal of a map by random vectors, with standard errors."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from jaxnn.errors import invalid
 from jaxnn.linalg.chunks import chunk_size, over_keys, product_bytes
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of, require_probes
+from jaxnn.linalg.exchangeable import exchange, exchanged_diagonal, exchanged_trace
 from jaxnn.linalg.operators import LinearOperator
 from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
 from jaxnn.linalg.tridiagonal import dot
@@ -39,7 +40,7 @@ def trace(
                   probes for the rest (I - QQᵀ)A(I - QQᵀ): error O(1/m) instead of O(1/√m) where
                   eigenvalues decay
     "xtrace"      the same with every one of m/2 probes in both roles, the others giving its Q. Its
-                  estimates are exchangeable, not independent: the standard error is approximate
+                  estimates are correlated, which its standard error takes into account
 
     Probes are random signs unless `sampler` says otherwise; those of "xtrace" are normal, as their
     direction has to be uniform. Memory: "hutchinson" that of a product; the others hold m/3 to 3m
@@ -69,7 +70,9 @@ def trace(
     if sampler is None:
         sampler = jax.random.normal if method == "xtrace" else jax.random.rademacher
     chunk = chunk_size(probes, product_bytes(operator), max_bytes)
-    return _TRACES[method](operator, key, probes, sampler, chunk)
+    count = probes // METHODS[method]
+    value, error = _sampled(operator, key, _TRACES[method], count, sampler, chunk)
+    return Estimate(value, error, count, count * METHODS[method])
 
 
 def diagonal(
@@ -101,14 +104,26 @@ def diagonal(
     flat = require_endomorphism("diagonal", operator)
     _require_method("diagonal", method, probes, flat.size)
     chunk = chunk_size(probes, product_bytes(operator), max_bytes)
-    found = _DIAGONALS[method](operator, key, probes, jax.random.rademacher, chunk)
-    value, error = flat.unravel(found.value), flat.unravel(found.standard_error)
-    return Estimate(value, error, found.products)
+    count, signs = probes // METHODS[method], jax.random.rademacher
+    value, error = _sampled(operator, key, _DIAGONALS[method], count, signs, chunk)
+    value, error = flat.unravel(value), flat.unravel(error)
+    return Estimate(value, error, count, count * METHODS[method])
 
 
-@jax.jit(static_argnums=(2, 3, 4))
+@jax.jit(static_argnums=(2, 3, 4, 5))
+def _sampled(
+    operator: LinearOperator,
+    key: Key,
+    method: Callable[..., Estimate],
+    count: int,
+    sampler: Sampler,
+    chunk: int,
+) -> tuple[Array, Array]:
+    return method(operator, key, count, sampler, chunk)[:2]
+
+
 def _hutchinson_trace(
-    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
+    operator: LinearOperator, key: Key, count: int, sampler: Sampler, chunk: int
 ) -> Estimate:
     flat = coordinates(operator.domain)
 
@@ -116,14 +131,13 @@ def _hutchinson_trace(
         z = sampler(key, (flat.size,), flat.dtype)
         return operator.quadratic_form(flat.unravel(z))
 
-    return mean_of(over_keys(form, jax.random.split(key, probes), chunk), probes)
+    return mean_of(over_keys(form, jax.random.split(key, count), chunk), count)
 
 
-@jax.jit(static_argnums=(2, 3, 4))
 def _hutch_pp_trace(
-    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
+    operator: LinearOperator, key: Key, count: int, sampler: Sampler, chunk: int
 ) -> Estimate:
-    flat, count = coordinates(operator.domain), probes // 3
+    flat = coordinates(operator.domain)
     basis_key, key = jax.random.split(key)
     basis = _range_basis(operator, basis_key, count, sampler, chunk)
     form = lambda v: operator.quadratic_form(flat.unravel(v))
@@ -136,28 +150,8 @@ def _hutch_pp_trace(
     return outside._replace(value=inside + outside.value)
 
 
-@jax.jit(static_argnums=(2, 3, 4))
-def _xtrace(
-    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
-) -> Estimate:
-    x = _exchanged(operator, operator, key, probes // 2, sampler, chunk)
-    n, count = x.probes.shape[1], len(x.probes)
-    # μ = (I - Q_i Q_iᵀ) ω and A μ, from products that are there: no row costs another.
-    inner = dot(x.probes, x.basis.T)
-    along = jnp.sum(inner * x.left_out, axis=1)[:, None]
-    back = along * x.left_out - inner
-    mu, image = x.probes + dot(back, x.basis), x.images + dot(back, x.basis_images)
-    size = jnp.sum(mu**2, axis=1)
-    # The length says nothing of a vector that is as likely as any rotation of it in the complement.
-    rest = jnp.sum(mu * image, axis=1) * (n - count + 1) / jnp.where(size > 0, size, 1)
-    h = dot(x.basis, x.basis_images.T)
-    lost = jnp.sum(dot(x.left_out, h) * x.left_out, axis=1)
-    return mean_of(jnp.trace(h) - lost + rest, 2 * count)
-
-
-@jax.jit(static_argnums=(2, 3, 4))
 def _hutchinson_diagonal(
-    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
+    operator: LinearOperator, key: Key, count: int, sampler: Sampler, chunk: int
 ) -> Estimate:
     product, flat = prepared(operator), coordinates(operator.domain)
 
@@ -165,14 +159,13 @@ def _hutchinson_diagonal(
         z = sampler(key, (flat.size,), flat.dtype)
         return z * product(z)
 
-    return _streamed(one, jax.random.split(key, probes), chunk, probes)
+    return _streamed(one, jax.random.split(key, count), chunk)
 
 
-@jax.jit(static_argnums=(2, 3, 4))
 def _hutch_pp_diagonal(
-    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
+    operator: LinearOperator, key: Key, count: int, sampler: Sampler, chunk: int
 ) -> Estimate:
-    product, flat, count = prepared(operator), coordinates(operator.domain), probes // 3
+    product, flat = prepared(operator), coordinates(operator.domain)
     basis_key, key = jax.random.split(key)
     basis = _range_basis(operator, basis_key, count, sampler, chunk)
     inside = jnp.sum(basis * _over_rows(prepared(operator.T), basis, chunk), axis=0)
@@ -181,23 +174,22 @@ def _hutch_pp_diagonal(
         z = sampler(key, (flat.size,), flat.dtype)
         return z * _outside(basis, product(z))
 
-    outside = _streamed(one, jax.random.split(key, count), chunk, 3 * count)
+    outside = _streamed(one, jax.random.split(key, count), chunk)
     return outside._replace(value=inside + outside.value)
 
 
-@jax.jit(static_argnums=(2, 3, 4))
-def _xdiagonal(
-    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
+def _xtrace(
+    operator: LinearOperator, key: Key, count: int, sampler: Sampler, chunk: int
 ) -> Estimate:
-    x = _exchanged(operator, operator.T, key, probes // 2, sampler, chunk)
-    inside = jnp.sum(x.basis * x.basis_images, axis=0)
-    # (I - Q_i Q_iᵀ) A ω = Q s sᵀQᵀ A ω, as A ω is in the range of Q.
-    gone = dot(x.left_out, x.basis)
-    rest = gone * jnp.sum(gone * x.images, axis=1)[:, None]
-    samples = inside[None, :] - gone * dot(x.left_out, x.basis_images) + x.probes * rest
-    count = len(samples)
-    error = jnp.std(samples, axis=0, ddof=1) / count**0.5
-    return Estimate(jnp.mean(samples, axis=0), error, jnp.array(2 * count, jnp.int32))
+    over_rows = lambda function, rows: _over_rows(function, rows, chunk)
+    return exchanged_trace(exchange(operator, operator, key, count, sampler, over_rows))
+
+
+def _xdiagonal(
+    operator: LinearOperator, key: Key, count: int, sampler: Sampler, chunk: int
+) -> Estimate:
+    over_rows = lambda function, rows: _over_rows(function, rows, chunk)
+    return exchanged_diagonal(exchange(operator, operator.T, key, count, sampler, over_rows))
 
 
 _TRACES = {"hutchinson": _hutchinson_trace, "hutch++": _hutch_pp_trace, "xtrace": _xtrace}
@@ -206,59 +198,6 @@ _DIAGONALS = {
     "hutch++": _hutch_pp_diagonal,
     "xtrace": _xdiagonal,
 }
-
-
-class _Exchange(NamedTuple):
-    """Probes ω and A ω, and orthonormal rows Q that span the A ω, with their images.
-
-    `left_out` has for every probe, as a unit vector in coordinates of Q, what of the span of Q its
-    own A ω has brought in.
-    """
-
-    probes: Float[Array, "m n"]
-    images: Float[Array, "m n"]
-    basis: Float[Array, "m n"]
-    basis_images: Float[Array, "m n"]
-    left_out: Float[Array, "m m"]
-
-
-def _exchanged(
-    operator: LinearOperator,
-    second: LinearOperator,
-    key: Key,
-    count: int,
-    sampler: Sampler,
-    chunk: int,
-) -> _Exchange:
-    flat = coordinates(operator.domain)
-    key, noise_key = jax.random.split(key)
-    probes = sampler(key, (count, flat.size), flat.dtype)
-    images = _over_rows(prepared(operator), probes, chunk)
-    # Rounding made visible: independent noise of its size, so that also images of a lower rank
-    # than their number have a triangle R that can be inverted.
-    size = jnp.sqrt(jnp.mean(images**2))
-    noise = jnp.finfo(flat.dtype).eps * jnp.where(size > 0, size, 1)
-    q, r = jnp.linalg.qr(
-        (images + noise * jax.random.normal(noise_key, images.shape, flat.dtype)).T
-    )
-    # Row i of R⁻¹ is orthogonal to all columns of R but the i-th.
-    rows = _inverse_triangle(r)
-    left_out = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return _Exchange(probes, images, q.T, _over_rows(prepared(second), q.T, chunk), left_out)
-
-
-def _inverse_triangle(r: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """R⁻¹ of an upper triangle, by back substitution row after row.
-
-    By hand, as jaxlib 0.10.1 hangs on a CPU in a batch of triangular solves after a batch of QR.
-    """
-    unit = jnp.eye(len(r), dtype=r.dtype)
-
-    def step(k: Array, x: Array) -> Array:
-        i = len(r) - 1 - k
-        return x.at[i].set((unit[i] - dot(r[i], x)) / r[i, i])
-
-    return lax.fori_loop(0, len(r), step, jnp.zeros_like(r))
 
 
 def _range_basis(
@@ -278,9 +217,7 @@ def _over_rows(function: Callable[[Array], Array], rows: Array, chunk: int) -> A
     return lax.map(function, rows, batch_size=chunk if chunk > 1 else None)
 
 
-def _streamed(
-    function: Callable[[Key], Float[Array, "n"]], keys: Array, chunk: int, products: int
-) -> Estimate:
+def _streamed(function: Callable[[Key], Float[Array, "n"]], keys: Array, chunk: int) -> Estimate:
     """Mean and standard error over keys of vectors of which only a chunk is kept.
 
     Of two parts of n and m samples the squared deviations add up, with nm/(n + m)·(difference of
@@ -306,7 +243,7 @@ def _streamed(
     if whole < count:
         part = join(part, keys[whole:])
     error = jnp.sqrt(part[1] / (count * (count - 1)))
-    return Estimate(part[0], error, jnp.array(products, jnp.int32))
+    return Estimate(part[0], error, count, count)
 
 
 def _require_method(function: str, method: str, probes: int, size: int) -> None:
