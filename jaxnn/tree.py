@@ -66,12 +66,18 @@ def dot(x: PyTree, y: PyTree) -> Array:
 
 
 def norm(x: PyTree) -> Array:
-    """‖x‖₂ = √⟨x, x⟩.
+    """‖x‖₂ = √⟨x, x⟩, also where the squares of the entries would overflow or vanish.
 
-    >>> norm((jnp.array([3.0]), jnp.array(4.0)))
-    Array(5., dtype=float32)
+    >>> norm((jnp.array([3e-30]), jnp.array(4e-30)))
+    Array(5.e-30, dtype=float32)
     """
-    return jnp.sqrt(jnp.real(dot(x, x)))
+    sizes = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(x)]
+    largest = reduce(jnp.maximum, sizes) if sizes else jnp.zeros(())
+    # A unit for the entries, and no function of them to be differentiated.
+    ordinary = (largest > 0) & jnp.isfinite(largest)
+    unit = jax.lax.stop_gradient(jnp.where(ordinary, largest, 1.0))
+    parts = jax.tree.map(lambda leaf: leaf / unit.astype(jnp.result_type(leaf)), x)
+    return unit * jnp.sqrt(jnp.real(dot(parts, parts)))
 
 
 def size(x: PyTree) -> int:

@@ -47,7 +47,7 @@ def product_bytes(operator: LinearOperator) -> int:
 def _written(jaxpr: Jaxpr) -> int:
     total = 0
     for eqn in jaxpr.eqns:
-        avals = [var.aval for var in eqn.outvars]
+        avals: list[Any] = [var.aval for var in eqn.outvars]
         total += sum(math.prod(a.shape) * a.dtype.itemsize for a in avals if hasattr(a, "dtype"))
         bodies = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program)
         total += sum(

@@ -75,31 +75,31 @@ def minres(
     """
     _require_tolerance("minres", tolerance)
     product = _shifted(matvec, shift)
-    size = _norm(b)
+    size = tree.norm(b)
     goal = jnp.asarray(tolerance, size.dtype) * size
     x = tree.scale(0.0, b) if start is None else start
     r = b if start is None else tree.sub(b, product(x))
 
     def unfinished(state):
         _, r, steps, progress = state
-        return progress & (_norm(r) > goal) & (steps < max_steps)
+        return progress & (tree.norm(r) > goal) & (steps < max_steps)
 
     def run(state):
         x, r, steps, _ = state
-        old = _norm(r)
+        old = tree.norm(r)
         unit = tree.scale(_ratio(1.0, old), r)
         change, more = _minimal_residual(
             product, preconditioner, unit, _ratio(goal, old), max_steps - steps
         )
         x_new = tree.axpy(old, change, x)
         r_new = tree.sub(b, product(x_new))
-        new = _norm(r_new)
+        new = tree.norm(r_new)
         x, r = _where(new < old, (x_new, r_new), (x, r))
         return x, r, steps + more, new <= 0.5 * old
 
     state = x, r, jnp.zeros((), jnp.int32), jnp.array(True)
     x, r, steps, _ = lax.while_loop(unfinished, run, state)
-    return Iterate(x, _ratio(_norm(r), size), steps, _norm(r) <= goal)
+    return Iterate(x, _ratio(tree.norm(r), size), steps, tree.norm(r) <= goal)
 
 
 def minres_qlp(
@@ -141,7 +141,7 @@ def minres_qlp(
     remedy = "Each step is one product with A."
     require_between("minres_qlp(max_steps)", max_steps, 1.0, jnp.inf, remedy=remedy)
     product = _shifted(matvec, shift)
-    size = _norm(b)
+    size = tree.norm(b)
     eps = jnp.finfo(size.dtype).eps
     tolerance = jnp.asarray(tolerance, size.dtype)
     cutoff = 50 * eps if max_condition is None else 1 / jnp.asarray(max_condition, size.dtype)
@@ -149,25 +149,25 @@ def minres_qlp(
     # Where b is an eigenvector of 0, T_k knows nothing but rounding errors: what is small must be
     # known from elsewhere. Signs, that no structure of A is likely to annihilate, are long enough.
     signs = tree.random_like(jax.random.key(0), b, jax.random.rademacher)
-    norm = _ratio(_norm(product(signs)), _norm(signs))
+    norm = _ratio(tree.norm(product(signs)), tree.norm(signs))
 
     def rounding(s: _Search) -> Array:
-        return jnp.minimum(10 * eps * s.norm * _norm(s.x), eps**0.5)
+        return jnp.minimum(10 * eps * s.norm * tree.norm(s.x), eps**0.5)
 
     def solved(s: _Search) -> Array:
-        return _norm(s.r) <= tolerance + rounding(s)
+        return tree.norm(s.r) <= tolerance + rounding(s)
 
     def least(s: _Search) -> Array:
-        rest = _norm(s.r)
+        rest = tree.norm(s.r)
         slack = jnp.minimum(_ratio(rounding(s), rest), eps**0.5)
         return s.gradient <= (jnp.maximum(tolerance, cutoff) + slack) * s.norm * rest
 
     def run(s: _Search) -> _Search:
         first, projects = s.steps == 0, s.projects
         # The errors of both later runs are to leave ‖Ar‖ below the tolerance of least squares.
-        right, rest = _norm(s.right), _norm(s.r)
+        right, rest = tree.norm(s.right), tree.norm(s.r)
         part = 0.25 * tolerance * jnp.where(projects, right, jnp.minimum(right, rest))
-        noise = eps * s.norm * jnp.where(projects, rest, _norm(s.x))
+        noise = eps * s.norm * jnp.where(projects, rest, tree.norm(s.x))
         goal = jnp.where(first, tolerance, jnp.maximum(part, noise))
         # The first run has to notice that b is incompatible before rounding hides it.
         flat = jnp.where(first, eps ** (2 / 3), eps)
@@ -175,7 +175,7 @@ def minres_qlp(
         x = _where(projects, s.x, found.x)
         r = tree.sub(b, product(x))
         ar = product(r)
-        gradient = _norm(ar)
+        gradient = tree.norm(ar)
         better = gradient < s.gradient  # not where it is NaN
         x, r = _where(better, (x, r), (s.x, s.r))
         new = _Search(
@@ -205,7 +205,7 @@ def minres_qlp(
     )
     s = lax.while_loop(lambda s: s.active & (s.steps < max_steps), run, search)
     compatible = solved(s)
-    rest = _norm(s.r)
+    rest = tree.norm(s.r)
     return LeastSquares(
         tree.scale(size, s.x),
         rest,
@@ -245,7 +245,7 @@ def _minimal_residual(
 
     def unfinished(state):
         _, r, *_, stalled, k = state
-        return ~stalled & (_norm(r) > goal) & (k < max_steps)
+        return ~stalled & (tree.norm(r) > goal) & (k < max_steps)
 
     def step(state):
         x, r, z_old, z, v, w_old, w, beta, c, s, delta1, epsilon, phi, norm, _, k = state
@@ -331,7 +331,7 @@ def _qlp(
 ) -> _Run:
     """The shortest x with ‖b - Ax‖ ≤ goal; or that of least squares once ‖Ar‖ ≤ flat·‖A‖‖r‖."""
     zero = tree.scale(0.0, b)
-    phi = _norm(b)
+    phi = tree.norm(b)
     none = jnp.zeros_like(phi)
 
     def step(a: _Qlp) -> _Qlp:
@@ -447,10 +447,6 @@ def _length(p: PyTree, q: PyTree) -> Array:
     largest = reduce(jnp.maximum, sizes) if sizes else jnp.zeros(())
     product = tree.dot(tree.scale(_ratio(1.0, largest), p), q)
     return jnp.sqrt(largest) * jnp.sqrt(jnp.maximum(product, 0.0))
-
-
-def _norm(x: PyTree) -> Array:
-    return _length(x, x)
 
 
 def _where(condition: Array, x: PyTree, y: PyTree) -> PyTree:

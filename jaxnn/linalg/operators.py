@@ -158,7 +158,7 @@ class LinearOperator:
                 remedy="Use A @ v to apply the operator; compose with a diagonal operator to scale "
                 "coordinates one by one.",
             )
-        structure = self.structure
+        structure: Structure = self.structure
         if structure == "positive_semidefinite" and not (concrete(factor) or -1.0) >= 0:
             structure = "symmetric"
         return LinearOperator(
