@@ -63,8 +63,8 @@ def find_critical_point(
 ) -> Search:
     """A critical point of `objective(params, *args)`, ∇L = 0, found from `params`.
 
-    method     "newton": s = -H⁺∇L, kept within a radius Δ on the way there from steepest descent
-               "gradient_norm": s = -(H² + λI)⁻¹H∇L, least squares; it also converges fast where
+    method     "newton": s = -H⁺∇L, or the next one's step where that is longer than a radius Δ
+               "gradient_norm": s = -(H² + λI)⁻¹H∇L, least squares; it converges fast also where
                critical points are not isolated
                "saddle_free": s = -(|H| + λI)⁻¹∇L, downhill, which leaves saddles for minima
     tolerance  of ‖∇L‖; by default ε^⅔ (2e-5 in float32, 4e-11 in float64)

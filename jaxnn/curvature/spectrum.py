@@ -39,7 +39,8 @@ def outliers(values: Float[Array, "k"], *, floor: ArrayLike | None = None) -> Ou
     The number depends on how far down one looks: of all eigenvalues the widest ratio is among the
     smallest, where it means nothing. To look for C outliers, take the largest 2C. What is below
     `floor` is taken for noise and no gap is looked for within it; by default ε^⅔ of the largest
-    (2e-5 in float32), as exact as `linalg.eigsh` makes them.
+    (2e-5 in float32), as exact as `linalg.eigsh` makes them. Of eigenvalues that are NaN so is the
+    gap.
 
     Errors: fewer than two values, a negative floor.
 
@@ -58,11 +59,13 @@ def outliers(values: Float[Array, "k"], *, floor: ArrayLike | None = None) -> Ou
         )
     if floor is None:
         floor = jnp.max(jnp.abs(values)) * float(jnp.finfo(values.dtype).eps) ** (2 / 3)
-    require_between("outliers(floor)", floor, 0.0, jnp.inf, remedy="It is an eigenvalue's size.")
+    else:
+        remedy = "It is on the scale of the eigenvalues."
+        require_between("outliers(floor)", floor, 0.0, jnp.inf, remedy=remedy)
     falling = jnp.maximum(-jnp.sort(-values), jnp.asarray(floor, values.dtype))
     upper, lower = falling[:-1], falling[1:]
     above_zero = jnp.where(upper > 0, jnp.inf, 1.0)  # two zeros are no gap
-    gaps = jnp.where(lower > 0, upper / jnp.where(lower > 0, lower, 1.0), above_zero)
+    gaps = jnp.where(lower != 0, upper / jnp.where(lower != 0, lower, 1.0), above_zero)
     widest = jnp.argmax(gaps)
     return Outliers(widest + 1, gaps[widest], gaps)
 
@@ -150,7 +153,7 @@ def _samples(spectrum: Spectrum, function: Callable[[Array], Array]) -> Float[Ar
 def _estimate(spectrum: Spectrum, samples: Float[Array, "probes"]) -> Estimate:
     if isinstance(spectrum, SpectralDensity):
         return mean_of(samples, spectrum.products)
-    return Estimate(samples[0], jnp.zeros_like(samples[0]), jnp.zeros((), jnp.int32))
+    return Estimate(samples[0], jnp.zeros_like(samples[0]), 1, 0)
 
 
 def _trace(spectrum: Spectrum, function: Callable[[Array], Array]) -> Estimate:

@@ -17,6 +17,13 @@ from jaxnn.optimizers.equations import (
     nesterov,
     rmsprop,
 )
+from jaxnn.optimizers.saddle_free import SaddleFreeState, saddle_free_newton
+from jaxnn.optimizers.saddles import (
+    Perturbation,
+    PerturbedState,
+    perturbation,
+    perturbed_gradient_descent,
+)
 from jaxnn.optimizers.wrappers import NoisyState, clipped, masked, noisy
 
 __all__ = [
@@ -28,6 +35,9 @@ __all__ = [
     "MomentumState",
     "NoisyState",
     "Optimizer",
+    "Perturbation",
+    "PerturbedState",
+    "SaddleFreeState",
     "adagrad",
     "adam",
     "adamw",
@@ -38,5 +48,8 @@ __all__ = [
     "momentum",
     "nesterov",
     "noisy",
+    "perturbation",
+    "perturbed_gradient_descent",
     "rmsprop",
+    "saddle_free_newton",
 ]

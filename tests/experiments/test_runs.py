@@ -33,6 +33,16 @@ LONG = (
     "lazy_vs_rich",
     "cntk_cifar",
     "signal_propagation",
+    "autoencoder_landscape",
+    "deep_linear_landscape",
+    "edge_of_stability",
+    "hessian_outliers",
+    "index_vs_error",
+    "kramers",
+    "neuron_convexity",
+    "ntk_gauss_newton_duality",
+    "saddle_escape",
+    "unit_duplication",
 )
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in EXPERIMENTS]
 
