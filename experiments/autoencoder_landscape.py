@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.verdicts import control, identity
-from jaxnn.curvature.classification import inertia
-from jaxnn.curvature.critical_points import find_critical_point
+from jaxnn import curvature
 
 PRECISION = "float64"
 SLOPE = 1e-3  # ε, the least ‖∇L‖ of the impostor
@@ -75,8 +74,8 @@ def run(config, key):
 
     def search(objective, params):
         options = {"method": "gradient_norm", "max_steps": config.steps}
-        found = find_critical_point(objective, params, **options)
-        return found, inertia(objective, found.params)
+        found = curvature.find_critical_point(objective, params, **options)
+        return found, curvature.inertia(objective, found.params)
 
     seeds = jax.random.split(keys[1], config.starts)
     found, signs = jax.jit(jax.vmap(lambda k: search(loss, start(k))))(seeds)

@@ -17,8 +17,7 @@ import numpy as np
 from experiments.harness import report_progress
 from experiments.pictures import THEORY
 from experiments.verdicts import control, identity
-from jaxnn.curvature.classification import inertia
-from jaxnn.curvature.critical_points import find_critical_point
+from jaxnn import curvature
 
 PANELS = (1, 3)
 PRECISION = "float64"
@@ -62,8 +61,8 @@ def run(config, key):
             scale = jnp.exp(jax.random.uniform(scale_key, minval=-4.0, maxval=1.0))
             start = [scale * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
             options = {"method": method, "max_steps": config.steps}
-            found = find_critical_point(loss, start, **options)
-            return found, inertia(loss, found.params)
+            found = curvature.find_critical_point(loss, start, **options)
+            return found, curvature.inertia(loss, found.params)
 
         # One method seeks any critical point, one seeks minima.
         halves = jnp.split(jax.random.split(search_key, config.starts), 2)
@@ -72,7 +71,7 @@ def run(config, key):
             for method, keys in zip(("newton", "saddle_free"), halves, strict=True)
         ]
         found, signs = jax.tree.map(lambda *parts: jnp.concatenate(parts), *ends)
-        origin = inertia(loss, [jnp.zeros(shape) for shape in shapes])
+        origin = curvature.inertia(loss, [jnp.zeros(shape) for shape in shapes])
         # The product of these is left[:, 0] right[0], the top singular direction of A.
         units = [jnp.zeros(shape).at[0, 0].set(1.0) for shape in shapes]
         ways = [units[0].at[0].set(right[0]), *units[1:-1], units[-1].at[:, 0].set(left[:, 0])]

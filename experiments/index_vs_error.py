@@ -17,9 +17,7 @@ import numpy as np
 
 from experiments.datasets import digits
 from experiments.verdicts import bound, direction
-from jaxnn import losses, nn, regularizers
-from jaxnn.curvature.classification import inertia
-from jaxnn.curvature.critical_points import find_critical_point
+from jaxnn import curvature, losses, nn, regularizers
 
 PANELS = (1, 2)
 PRECISION = "float64"
@@ -68,10 +66,10 @@ def run(config, key):
         step = lambda p, g: p - config.learning_rate * g
         descend = lambda _, params: jax.tree.map(step, params, jax.grad(objective)(params))
         params = jax.lax.fori_loop(0, jnp.exp(time).astype(int), descend, params)
-        found = find_critical_point(
+        found = curvature.find_critical_point(
             objective, params, method="gradient_norm", max_steps=config.steps
         )
-        signs = inertia(objective, found.params)
+        signs = curvature.inertia(objective, found.params)
         return {
             "losses": found.value,
             "errors": jnp.mean(jnp.argmax(net.apply(found.params, x), axis=1) != y),

@@ -67,11 +67,12 @@ def ours(objective, theta, data) -> dict[str, Callable[[], Any]]:
     H, key = linalg.hessian(objective, theta, *data), jax.random.key(1)
     v = jax.random.normal(key, theta.shape)
     product = jax.jit(lambda H, v: H @ v)
-    loop = jax.jit(
-        lambda H, v: jax.lax.scan(
-            lambda v, _: (linalg.prepared(H)(v) / 10, None), v, None, length=LOOP
-        )[0]
-    )
+
+    @jax.jit
+    def loop(H, v):
+        prepared = linalg.prepared(H)
+        return jax.lax.scan(lambda v, _: (prepared(v) / 10, None), v, None, length=LOOP)[0]
+
     gradient = jax.jit(jax.grad(objective))
     return {
         "gradient": lambda: gradient(theta, *data),
