@@ -62,7 +62,7 @@ def dot(x: PyTree, y: PyTree) -> Array:
     # Not jnp.vdot: on a CPU it adds in the order of the entries (a million float32 squares lose
     # four digits), on accelerators it rounds the factors. A sum is a tree of partial sums.
     products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(jnp.conj(a) * b), x, y))
-    return reduce(jnp.add, products) if products else jnp.zeros(())
+    return reduce(jnp.add, _widened(products)) if products else jnp.zeros(())
 
 
 def norm(x: PyTree) -> Array:
@@ -71,7 +71,7 @@ def norm(x: PyTree) -> Array:
     >>> norm((jnp.array([3e-30]), jnp.array(4e-30)))
     Array(5.e-30, dtype=float32)
     """
-    sizes = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(x)]
+    sizes = _widened([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(x)])
     largest = reduce(jnp.maximum, sizes) if sizes else jnp.zeros(())
     # A unit for the entries, and no function of them to be differentiated.
     ordinary = (largest > 0) & jnp.isfinite(largest)
@@ -156,3 +156,10 @@ def _cast(value: ArrayLike, leaf: ArrayLike) -> Array:
                 remedy="Convert the leaf with astype first.",
             )
     return jnp.asarray(value, leaf_dtype)
+
+
+def _widened(values: list[Array]) -> list[Array]:
+    """Numbers of several dtypes in the widest, whatever promotions JAX is set to."""
+    kind = lambda d: [jnp.issubdtype(d, k) for k in (jnp.complexfloating, jnp.inexact)]
+    widest = max((a.dtype for a in values), key=lambda d: (*kind(d), d.itemsize), default=None)
+    return [a.astype(widest) for a in values]

@@ -145,7 +145,7 @@ def _samples(spectrum: Spectrum, function: Callable[[Array], Array]) -> Float[Ar
     """tr f(A) from every probe; of eigenvalues there is one, that is exact."""
     if not isinstance(spectrum, SpectralDensity):
         return jnp.sum(function(spectrum))[None]
-    there = spectrum.weights > 0  # a node of weight 0 stands for nothing
+    there = spectrum.weights != 0  # where it is NaN, that has to be seen
     terms = spectrum.weights * function(jnp.where(there, spectrum.nodes, 1.0))
     return spectrum.size * jnp.sum(jnp.where(there, terms, 0.0), axis=1)
 
@@ -166,7 +166,7 @@ def _top(
     if not isinstance(spectrum, SpectralDensity):
         nodes = size(spectrum)
     else:
-        nodes = jnp.where(spectrum.weights > 0, size(spectrum.nodes), -jnp.inf)
+        nodes = jnp.where(spectrum.weights != 0, size(spectrum.nodes), -jnp.inf)
     return jnp.max(nodes) if largest is None else jnp.asarray(largest, nodes.dtype)
 
 

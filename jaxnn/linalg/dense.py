@@ -25,12 +25,19 @@ def from_dense(
     Between vectors (columns,) and (rows,), or where given between trees like `domain` and
     `codomain`, whose coordinates are their raveled leaves, as in `LinearOperator.to_dense`.
 
-    Errors: an M that is no matrix, or not of the size of these trees.
+    Errors: an M that is no matrix, not of the size of these trees, or of integers.
 
     >>> from_dense(jnp.array([[1.0, 2.0], [0.0, 1.0]])) @ jnp.ones(2)
     Array([3., 1.], dtype=float32)
     """
     matrix = jnp.asarray(matrix)
+    if not jnp.issubdtype(matrix.dtype, jnp.inexact):
+        raise invalid(
+            "from_dense(matrix)",
+            got=f"dtype {matrix.dtype}",
+            expected="floating point",
+            remedy="Convert it with astype(float): the vectors are of its dtype.",
+        )
     shape = tuple(
         tree.size(space) if space is not None else (*matrix.shape, 0, 0)[axis]
         for axis, space in enumerate((codomain, domain))
@@ -48,7 +55,7 @@ def from_dense(
     )
     return LinearOperator(
         Partial(_product, _like(codomain), matrix),
-        Partial(_product, _like(domain), matrix.T),
+        Partial(_transposed_product, _like(domain), matrix),
         *(domain, codomain),
         structure=structure,
     )
@@ -87,7 +94,16 @@ def _like(space: PyTree) -> Static:
 
 
 def _product(like: Static, matrix: Array, v: PyTree) -> PyTree:
+    # Both products by one matrix: a transposed copy would be memory for another.
     flat = coordinates(v).ravel(v).astype(matrix.dtype)
-    image = jnp.matmul(matrix, flat, precision=jax.lax.Precision.HIGHEST)
+    return _unraveled(like, jnp.matmul(matrix, flat, precision=jax.lax.Precision.HIGHEST))
+
+
+def _transposed_product(like: Static, matrix: Array, v: PyTree) -> PyTree:
+    flat = coordinates(v).ravel(v).astype(matrix.dtype)
+    return _unraveled(like, jnp.matmul(flat, matrix, precision=jax.lax.Precision.HIGHEST))
+
+
+def _unraveled(like: Static, image: Array) -> PyTree:
     leaves, structure = like.value
     return coordinates(jax.tree.unflatten(structure, leaves)).unravel(image)

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import invalid, is_traced
-from jaxnn.linalg.batches import mean_over_batches
+from jaxnn.linalg.batches import mean_over_batches, require_batches
 from jaxnn.linalg.operators import LinearOperator, Static
 from jaxnn.types import Array, Params, PyTree
 
@@ -73,7 +73,8 @@ def hessian(
     Where the arguments are concrete, `check` has the objective evaluated (on the first batch).
 
     Errors: parameters that are none or not real floating point, an objective that is no real
-    scalar; under `check` one whose gradient is not finite, or that differs when evaluated twice.
+    scalar, data as in `mean_over_batches`; under `check` an objective whose value or gradient is
+    not finite, or that differs when evaluated twice.
 
     Source: Pearlmutter (1994); Griewank & Walther (2008), section 5.4.
 
@@ -93,6 +94,7 @@ def hessian(
         )
     first = args
     if batch_size is not None:
+        require_batches("hessian", args, batch_size)
         first = jax.tree.map(lambda a: jnp.asarray(a)[:batch_size], args)
     require_objective("hessian(objective)", objective, params, *first, evaluate=check)
     function = objective if isinstance(objective, Partial) else Partial(objective)
@@ -145,6 +147,8 @@ def require_objective(
     # Traced twice, so that random numbers drawn by NumPy are seen as well.
     once = lambda: jax.jit(lambda p, a: jax.value_and_grad(objective)(p, *a))(params, args)
     (value, gradient), (again, _) = once(), once()
+    if is_traced(value):  # the objective closes over traced arrays, or is called while tracing
+        return
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         if not bool(jnp.all(jnp.isfinite(leaf))):
             raise invalid(
@@ -154,6 +158,13 @@ def require_objective(
                 remedy="Look for a division by 0, the square root or norm of 0, an overflow, or "
                 "a run that has diverged.",
             )
+    if not bool(jnp.isfinite(value) & jnp.isfinite(again)):
+        raise invalid(
+            argument,
+            got=f"the value {value}",
+            expected="a finite value at the params",
+            remedy="Look for a division by 0, the logarithm of 0, or an overflow.",
+        )
     if not bool(value == again):
         raise invalid(
             argument,

@@ -1,5 +1,6 @@
 """Some eigenvalues of a symmetric map, with their errors: Lanczos, restarted until it converges."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +11,16 @@ from jaxtyping import Bool, Float, Int
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.dense import storage
+from jaxnn.linalg.krylov import Iterate
 from jaxnn.linalg.minimal_residual import minres
-from jaxnn.linalg.operators import LinearOperator
+from jaxnn.linalg.operators import LinearOperator, require_like
 from jaxnn.linalg.restarts import Which, rankings, restarted
 from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
-from jaxnn.linalg.tridiagonal import require_steps, require_symmetric
+from jaxnn.linalg.tridiagonal import require_steps, require_symmetric, tridiagonalized
 from jaxnn.types import Array, Key, PyTree
+
+SURVEY = 12
+"""Products to estimate the largest |λ|."""
 
 MAX_INNER_STEPS = 10_000
 """Products for one system of a shift; one that is not solved by then leads to no convergence."""
@@ -27,9 +32,9 @@ class Eigenpairs(NamedTuple):
     values     λ, (k,)
     vectors    a tree like the operator's domain, with a leading axis of k
     residuals  ‖A v - λ v‖, (k,): an eigenvalue of A is at most so far from λ
-    products   with A that it took
+    products   with A that it took; with a shift, beside those that check the solutions of MINRES
     converged  whether each residual is at most tolerance · (largest |λ| seen), and a random vector
-               orthogonal to the eigenvectors has not led to one that had been missed
+               orthogonal to the eigenvectors has no share in one that was missed
     """
 
     values: Float[Array, "k"]
@@ -47,16 +52,18 @@ def eigsh(
     which: Which = "largest",
     shift: float | Array | None = None,
     start: PyTree | None = None,
-    tolerance: float | None = None,
+    tolerance: float | Array | None = None,
     basis_size: int | None = None,
-    max_products: int | None = None,
+    max_products: int | Array | None = None,
 ) -> Eigenpairs:
     """k eigenpairs of a symmetric operator: A v = λ v, ‖v‖ = 1.
 
     which      "largest": λ descending; "smallest": ascending; "both": ⌈k/2⌉ largest and ⌊k/2⌋
                smallest, descending; "magnitude": |λ| descending
     shift      σ: instead, the k eigenvalues nearest to σ, nearest first, by Lanczos on (A - σI)⁻¹,
-               whose products are solved for by MINRES; `which` is then not looked at
+               whose products are solved for by MINRES; `which` is then not looked at. A σ that is
+               an eigenvalue, to within ε/(10·tolerance) of the largest |λ| (5e-4 in float32, 6e-7
+               in float64), is moved by that much, and so may be what is nearest
     start      a first vector near the wanted ones, such as an eigenvector of a nearby operator;
                without it a random one
     tolerance  of residuals, relative to the largest |λ| seen; by default ε^⅔ (2e-5 in float32,
@@ -67,10 +74,12 @@ def eigsh(
 
     Thick restarts keep the best half of the basis. One starting vector sees one vector of each
     eigenspace: after convergence a random vector, orthogonal to what was found, looks for more,
-    until it finds nothing. Small problems are solved densely (`storage` decides). Invariant
-    subspaces, multiples of the identity and 0 are no special cases.
+    until it has shown that it has no share in any (1e-4 of its mean share, so that a copy of an
+    eigenvalue is overlooked in less than 1 of 100 searches). Small problems are solved densely
+    (`storage` decides). Invariant subspaces, multiples of the identity and 0 are no special cases.
 
-    Errors: a map between different spaces, k outside 1, ..., dimension, a basis smaller than k + 2,
+    Errors: a map between different spaces, a start that is not in it, k outside 1, ..., dimension,
+    a basis smaller than k + 2,
     an operator not declared symmetric that a probe shows not to be. Inside jit, where nothing can
     be raised, `converged` is then False, as it is where products are not finite.
 
@@ -105,11 +114,13 @@ def eigsh(
         tolerance = float(jnp.finfo(flat.dtype).eps) ** (2 / 3)
     remedy = "It is relative to the largest |λ|."
     require_between("eigsh(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)
+    if start is not None:
+        require_like("eigsh(start)", start, operator.domain)
     symmetric = require_symmetric("eigsh", operator)
     if max_products is None:
         max_products = 5000 if shift is None else 10**6
     if storage(flat.size, products=size * (4 if shift is None else 40)) == "matrix":
-        found = _dense(operator, shift, k, which)
+        found = _dense(operator, shift, tolerance, k, which)
     else:
         first = jax.random.normal(key, (flat.size,), flat.dtype)
         first = first if start is None else flat.ravel(start)
@@ -121,8 +132,10 @@ def eigsh(
     return found._replace(converged=found.converged & symmetric)
 
 
-@jax.jit(static_argnums=(2, 3))
-def _dense(operator: LinearOperator, shift: Any, k: int, which: Which) -> Eigenpairs:
+@jax.jit(static_argnums=(3, 4))
+def _dense(
+    operator: LinearOperator, shift: Any, tolerance: Any, k: int, which: Which
+) -> Eigenpairs:
     matrix = operator.to_dense()
     matrix = 0.5 * (matrix + matrix.T)
     theta, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
@@ -130,7 +143,8 @@ def _dense(operator: LinearOperator, shift: Any, k: int, which: Which) -> Eigenp
     rank = rankings[which](theta, exists) if shift is None else jnp.abs(theta - shift)
     wanted = jnp.argsort(rank)[:k]
     products = jnp.array(theta.size, jnp.int32)
-    return _measured(operator, vectors[:, wanted].T, products, jnp.array(True), jnp.inf, which)
+    allowed, done = tolerance * jnp.max(jnp.abs(theta)), jnp.array(True)
+    return _measured(operator, vectors[:, wanted].T, products, done, allowed, which)
 
 
 @jax.jit(static_argnums=(4, 5, 6))
@@ -139,9 +153,10 @@ def _restarted(
 ) -> Eigenpairs:
     product = prepared(operator)
     counted = lambda v: (product(v), jnp.array(1, jnp.int32))
-    wanted, run = restarted(counted, first, key, *limits, k=k, which=which, basis_size=size)
-    allowed = limits[0] * run.scale
-    return _measured(operator, wanted, run.products, run.done, allowed, which)
+    tolerance, most = limits
+    allowed = lambda theta, scale: tolerance * scale
+    wanted, run = restarted(counted, first, key, allowed, most, k=k, which=which, basis_size=size)
+    return _measured(operator, wanted, run.products, run.done, tolerance * run.scale, which)
 
 
 @jax.jit(static_argnums=(5, 6))
@@ -149,17 +164,52 @@ def _inverted(
     operator: LinearOperator, shift: Any, first: Array, key: Key, limits: Any, k: int, size: int
 ) -> Eigenpairs:
     product = prepared(operator)
-    tolerance = limits[0]
+    tolerance, most = limits
+    eps = jnp.finfo(first.dtype).eps
     # The noise of a product has to be below what the residuals are to reach.
-    exact = jnp.maximum(0.1 * tolerance, 10 * jnp.finfo(first.dtype).eps)
+    exact = jnp.maximum(0.1 * tolerance, 10 * eps)
 
-    def solved(v: Array) -> tuple[Array, Array]:
-        inner = minres(product, v, shift=shift, tolerance=exact, max_steps=MAX_INNER_STEPS)
-        return inner.x, inner.steps
+    def solve(v: Array, shift: Array) -> Iterate:
+        return minres(product, v, shift=shift, tolerance=exact, max_steps=MAX_INNER_STEPS)
 
-    wanted, run = restarted(solved, first, key, *limits, k=k, which="magnitude", basis_size=size)
-    scale = jnp.maximum(tree.norm(product(first)) / tree.norm(first), jnp.abs(shift))
-    return _measured(operator, wanted, run.products, run.done, tolerance * scale, "magnitude")
+    scale, surveyed = _norm_of(product, first, key)
+    # MINRES leaves residuals of ε‖A‖‖x‖, so that the noise below σ + d is ε/d of the solution.
+    distance = scale * jnp.maximum(0.1 * eps / tolerance, 0.5 * tolerance)
+    near, looked = _is_near(solve, shift, distance, key, first)
+    moved = jnp.where(near, shift + distance, shift)
+
+    def inverse(v: Array) -> tuple[Array, Array]:
+        found = solve(v, moved)
+        return found.x, found.steps
+
+    # A residual r of the inverse is one of (A - σI) r/θ for A.
+    allowed = lambda theta, _: 0.5 * tolerance * jnp.abs(theta)
+    wanted, run = restarted(
+        inverse, first, key, allowed, most, k=k, which="magnitude", basis_size=size
+    )
+    products = run.products + surveyed + looked
+    return _measured(operator, wanted, products, run.done, tolerance * scale, "magnitude")
+
+
+def _norm_of(product: Callable[[Array], Array], like: Array, key: Key) -> tuple[Array, int]:
+    """The largest |λ|, nearly, and the products that it took: some steps from a random vector."""
+    start = jax.random.normal(jax.random.fold_in(key, 1), like.shape, like.dtype)
+    _, alpha, beta, _ = tridiagonalized(product, start, SURVEY)
+    beside = jnp.diag(beta[:-1], 1)
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(jnp.diag(alpha) + beside + beside.T))), SURVEY
+
+
+def _is_near(
+    solve: Callable[[Array, Any], Iterate], shift: Any, distance: Array, key: Key, like: Array
+) -> tuple[Bool[Array, ""], Array]:
+    """Whether an eigenvalue is within that distance of the shift, and the products that it took."""
+    start = jax.random.normal(jax.random.fold_in(key, 2), like.shape, like.dtype)
+    once = solve(start, shift)
+    size = tree.norm(once.x)
+    twice = solve(once.x / jnp.where(size > 0, size, 1), shift)
+    # What is left of the start is its share in the null space of A - σI: 1/√n, give or take.
+    singular = once.residual >= 0.05 / like.size**0.5
+    return singular | ~(tree.norm(twice.x) * distance < 0.5), once.steps + twice.steps
 
 
 def _measured(
@@ -172,6 +222,9 @@ def _measured(
 ) -> Eigenpairs:
     """The Rayleigh quotients of unit vectors and the residuals, by one more product for each."""
     flat = coordinates(operator.domain)
+    # Every restart rounds the lengths; the error of a Rayleigh quotient is twice theirs.
+    lengths = jax.vmap(tree.norm)(vectors)[:, None]
+    vectors = vectors / jnp.where(lengths > 0, lengths, 1)
     images = lax.map(prepared(operator), vectors)
     values = jnp.sum(vectors * images, axis=1)
     if which == "both":

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from jaxnn import tree
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of
 from jaxnn.linalg.operators import LinearOperator
 from jaxnn.linalg.spaces import coordinates, prepared
-from jaxnn.linalg.tridiagonal import dot
+from jaxnn.linalg.tridiagonal import dot, orthogonalized
 from jaxnn.types import Array, Key
 
 
@@ -51,23 +52,53 @@ def exchange(
     key, noise_key = jax.random.split(key)
     probes = sampler(key, (count, flat.size), flat.dtype)
     images = over_rows(prepared(operator), probes)
-    # Rounding made visible: independent noise of its size, so that also images of a lower rank
-    # than their number have a triangle R that can be inverted.
-    size = jnp.sqrt(jnp.mean(images**2))
-    noise = jnp.finfo(flat.dtype).eps * jnp.where(size > 0, size, 1)
-    q, r = jnp.linalg.qr(
-        (images + noise * jax.random.normal(noise_key, images.shape, flat.dtype)).T
-    )
+    q, r = orthonormal_range(images, noise_key)
     # Row i of R⁻¹ is orthogonal to all columns of R but the i-th.
     rows = inverse_triangle(r)
     left_out = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return Exchange(probes, images, q.T, over_rows(prepared(second), q.T), left_out)
+    return Exchange(probes, images, q, over_rows(prepared(second), q), left_out)
+
+
+def orthonormal_range(
+    images: Float[Array, "m n"], key: Key
+) -> tuple[Float[Array, "m n"], Float[Array, "m m"]]:
+    """Orthonormal rows Q that span the images, and the upper triangle R with images ∝ RᵀQ.
+
+    To the images, scaled to entries of size 1, noise of the size of their rounding is added, so
+    that those of a lower rank than their number have a basis and an R that can be inverted.
+
+    By Gram-Schmidt and not `jnp.linalg.qr`: on a CPU (jaxlib 0.10.1) each batch of LAPACK
+    calls holds a thread until other threads have done its parts, so that under `vmap` two of them
+    in one program can wait for each other forever.
+    """
+    eps = jnp.finfo(images.dtype).eps
+    rows = _of_size_one(images) + eps * jax.random.normal(key, images.shape, images.dtype)
+
+    def step(basis: Array, i: Array) -> tuple[Array, Array]:
+        # Of a row of which noise alone is left, twice is not enough: an error of the basis would
+        # grow tenfold with every such row.
+        w, h = orthogonalized(rows[i], basis)
+        w, more = orthogonalized(w, basis)
+        length = tree.norm(w)
+        return basis.at[i].set(w / length), (h + more).at[i].set(length)
+
+    order = jnp.arange(len(rows), dtype=jnp.int32)
+    q, columns = lax.scan(step, jnp.zeros_like(rows), order)
+    return q, columns.T
+
+
+def _of_size_one(x: Array) -> Array:
+    """x divided by the root mean square of its entries, which may be too large or small to square.
+
+    0 of zeros.
+    """
+    for size in (lambda x: jnp.max(jnp.abs(x)), lambda x: jnp.sqrt(jnp.mean(x**2))):
+        x = x / jnp.where(size(x) == 0, 1, size(x))
+    return x
 
 
 def inverse_triangle(r: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """R⁻¹ of an upper triangle, by back substitution row after row.
-
-    By hand, as jaxlib 0.10.1 hangs on a CPU in a batch of triangular solves after a batch of QR.
+    """R⁻¹ of an upper triangle, by back substitution row after row: see `orthonormal_range`.
 
     >>> inverse_triangle(jnp.array([[1.0, 2.0], [0.0, 4.0]]))
     Array([[ 1.  , -0.5 ],

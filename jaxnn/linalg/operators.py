@@ -110,15 +110,16 @@ class LinearOperator:
 
     def quadratic_form(self, v: PyTree) -> Array:
         """⟨v, A v⟩, by `form` where there is one."""
-        _require_like("A.quadratic_form(v): v", v, self.domain)
+        require_like("A.quadratic_form(v): v", v, self.domain)
         return _form(self)(v)
 
     def __matmul__(self, other: Any) -> Any:
         if not isinstance(other, LinearOperator):
             return self(other)
-        _require_like("A @ B: codomain of B", other.codomain, self.domain)
-        gram = self.matvec is other.rmatvec and self.rmatvec is other.matvec
-        gram = gram and not self.symmetric and _is_real(other.domain)
+        require_like("A @ B: codomain of B", other.codomain, self.domain)
+        transpose = other.T
+        gram = self.matvec is transpose.matvec and self.rmatvec is transpose.rmatvec
+        gram = gram and _is_real((other.domain, other.codomain))
         return LinearOperator(
             Partial(_compose, self.matvec, other.matvec),
             Partial(_compose, other.rmatvec, self.rmatvec),
@@ -130,20 +131,20 @@ class LinearOperator:
 
     def __call__(self, v: PyTree) -> PyTree:
         """A v."""
-        _require_like("A @ v: v", v, self.domain)
+        require_like("A @ v: v", v, self.domain)
         return self.matvec(v)
 
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        _require_like("A + B: domain of B", other.domain, self.domain)
-        _require_like("A + B: codomain of B", other.codomain, self.codomain)
+        require_like("A + B: domain of B", other.domain, self.domain)
+        require_like("A + B: codomain of B", other.codomain, self.codomain)
         return LinearOperator(
             Partial(_sum, self.matvec, other.matvec),
             Partial(_sum, self.rmatvec, other.rmatvec),
             self.domain,
             self.codomain,
-            structure=min(self.structure, other.structure, key=STRUCTURES.index),
+            structure=min(self.structure, other.structure, key=lambda s: STRUCTURES.index(s)),
             form=Partial(_sum, _form(self), _form(other)) if self.form or other.form else None,
         )
 
@@ -159,8 +160,9 @@ class LinearOperator:
                 "coordinates one by one.",
             )
         structure: Structure = self.structure
-        if structure == "positive_semidefinite" and not (concrete(factor) or -1.0) >= 0:
-            structure = "symmetric"
+        if structure == "positive_semidefinite":
+            number = concrete(factor)
+            structure = structure if number is not None and number >= 0 else "symmetric"
         return LinearOperator(
             Partial(_scaled, factor, self.matvec),
             Partial(_scaled, factor, self.rmatvec),
@@ -267,7 +269,8 @@ def _require_structure(structure: str, domain: PyTree, codomain: PyTree) -> None
         )
 
 
-def _require_like(argument: str, value: PyTree, space: PyTree) -> None:
+def require_like(argument: str, value: PyTree, space: PyTree) -> None:
+    """Raise unless a vector has the structure, shapes and dtypes of a space."""
     # Flattened, because a node type need not define equality.
     try:
         same = jax.tree.flatten(_structure(value)) == jax.tree.flatten(space)

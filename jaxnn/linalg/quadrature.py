@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jax import lax
+from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
@@ -14,17 +15,23 @@ from jaxnn.linalg.chunks import chunk_size, over_keys, product_bytes
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of, require_probes
 from jaxnn.linalg.operators import LinearOperator
 from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
-from jaxnn.linalg.tridiagonal import require_steps, require_symmetric, tridiagonalized
+from jaxnn.linalg.tridiagonal import (
+    negligible,
+    require_steps,
+    require_symmetric,
+    tridiagonalized,
+)
 from jaxnn.types import Array, ArrayLike, Key
 
 
 class SpectralDensity(NamedTuple):
     """A quadrature rule for the eigenvalue distribution (1/n) Σ_i δ(λ - λ_i), from every probe z.
 
-    nodes     θ, (probes, steps), ascending: the outermost are eigenvalues almost to rounding
+    nodes     θ, (probes, steps), ascending: the outermost are eigenvalues almost to rounding. Where
+              the Krylov space of a probe was complete before, the last is repeated with weight 0
     weights   ω ≥ 0 of the nodes, each row adds up to 1: Σ_j ω_j p(θ_j) = zᵀp(A)z/‖z‖² for every
               polynomial p of degree below 2·steps
-    moments   zᵀAz/‖z‖² and ‖Az‖²/‖z‖² by products, (probes, 2): those of the rule agree with them
+    moments   zᵀAz/‖z‖² and zᵀA²z/‖z‖² by products, (probes, 2): those of the rule agree with them
     size      n, the dimension
     products  with the operator
     symmetric whether it is, by declaration or a probe
@@ -40,22 +47,24 @@ class SpectralDensity(NamedTuple):
     def trace(self, function: Callable[[Array], Array] = lambda x: x) -> Estimate:
         """tr f(A) = n E[Σ_j ω_j f(θ_j)], with its standard error over the probes.
 
-        Nodes of weight 0 (of a probe whose Krylov space was complete before) are left out.
+        Nodes of weight 0 are left out: f may be infinite there.
         """
-        values = function(jnp.where(self.weights > 0, self.nodes, 1.0))
-        terms = jnp.where(self.weights > 0, self.weights * values, 0.0)
+        there = self.weights != 0  # also of NaN, which has to be seen
+        values = function(jnp.where(there, self.nodes, 1.0))
+        terms = jnp.where(there, self.weights * values, 0.0)
         return mean_of(self.size * jnp.sum(terms, axis=1), self.products)
 
     def self_check(self) -> Float[Array, ""]:
         """The largest error of the rule's first two moments, relative to ‖A z‖/‖z‖ and its square.
 
-        A few ε: more says that the basis has lost its orthogonality or that A is not symmetric.
+        A few ε. More says that A is not symmetric: of any A the rule's second moment is ‖Az‖²/‖z‖²,
+        and zᵀA²z is on average less, by ‖A - Aᵀ‖_F²/2. (Of a single step only the first is known.)
         """
-        powers = jnp.stack([self.nodes, self.nodes**2])
-        found = jnp.sum(self.weights * powers, axis=-1).T
-        scale = jnp.stack([jnp.sqrt(self.moments[:, 1]), self.moments[:, 1]], axis=1)
-        error = jnp.abs(found - self.moments)
-        return jnp.max(error / jnp.where(scale > 0, scale, 1.0))
+        moment = lambda power: jnp.sum(self.weights * self.nodes**power, axis=1)
+        found = jnp.stack([moment(1), moment(2)], axis=1)
+        scale = jnp.stack([jnp.sqrt(found[:, 1]), found[:, 1]], axis=1)
+        error = jnp.abs(found - self.moments) / jnp.where(scale > 0, scale, 1.0)
+        return jnp.max(error[:, : 2 * self.nodes.shape[1] - 1])
 
 
 def spectral_density(
@@ -94,7 +103,7 @@ def spectral_density(
     each = product_bytes(operator) + (steps + 1) * flat.size * flat.dtype.itemsize
     chunk = chunk_size(probes, each, max_bytes)
     nodes, weights, moments = _quadrature(operator, key, steps, probes, sampler, chunk)
-    return SpectralDensity(nodes, weights, moments, flat.size, probes * steps, symmetric)
+    return SpectralDensity(nodes, weights, moments, flat.size, probes * (steps + 2), symmetric)
 
 
 @jax.jit(static_argnums=(2, 3, 4, 5))
@@ -104,16 +113,39 @@ def _quadrature(
     flat = coordinates(operator.domain)
     product = prepared(operator)
 
-    def one(key: Key) -> tuple[Array, Array, Array]:
+    def one(key: Key) -> tuple[tuple, Array]:
         z = sampler(key, (flat.size,), flat.dtype)
-        basis, alpha, beta, _ = tridiagonalized(product, z, steps)
-        t = jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
-        nodes, u = jnp.linalg.eigh(t, symmetrize_input=False)
-        image = product(basis[0])
-        moments = jnp.stack([tree.dot(basis[0], image), tree.dot(image, image)])
-        return nodes, u[0] ** 2, moments
+        basis, alpha, beta, rank = tridiagonalized(product, z, steps)
 
-    return over_keys(one, jax.random.split(key, probes), chunk)
+        def again(v: Array, _: None) -> tuple[Array, Array]:
+            image = product(v)
+            return image, tree.dot(basis[0], image)
+
+        return (alpha, beta[:-1], rank), lax.scan(again, basis[0], length=2)[1]
+
+    t, moments = over_keys(one, jax.random.split(key, probes), chunk)
+    # One after another: batches of LAPACK calls can hang (`exchangeable.orthonormal_range`).
+    nodes, weights = lax.map(lambda t: rule(*t), t)
+    return nodes, weights, moments
+
+
+def rule(
+    alpha: Float[Array, "steps"], beta: Float[Array, "steps-1"], rank: Int[Array, ""]
+) -> tuple[Float[Array, "steps"], Float[Array, "steps"]]:
+    """Nodes, ascending, and weights of T's leading block of that rank; more of the last, of 0.
+
+    >>> theta, omega = rule(jnp.ones(3), jnp.array([1.0, 0.0]), jnp.array(2, jnp.int32))
+    >>> theta.round(3), omega.round(3)
+    (Array([0., 2., 2.], dtype=float32), Array([0.5, 0.5, 0. ], dtype=float32))
+    """
+    filled = jnp.arange(len(alpha), dtype=jnp.int32) < rank
+    bound = jnp.max(jnp.abs(alpha)) + 2 * jnp.max(jnp.abs(beta), initial=0)
+    # Behind all that is there, so that no eigenvector mixes the block with the rest.
+    far = jnp.where(bound == 0, 1, 2 * bound)
+    t = jnp.diag(jnp.where(filled, alpha, far)) + jnp.diag(beta, 1) + jnp.diag(beta, -1)
+    nodes, u = jnp.linalg.eigh(t, symmetrize_input=False)
+    last = nodes[jnp.maximum(rank, 1) - 1]
+    return jnp.where(filled, nodes, last), jnp.where(filled, u[0] ** 2, 0)
 
 
 def density(
@@ -149,20 +181,22 @@ def density(
             remedy="'log' is the density of ln|λ|.",
         )
     nodes, weights = spectrum.nodes.ravel(), spectrum.weights.ravel()
-    grid = jnp.asarray(grid, nodes.dtype)
+    grid, width = jnp.asarray(grid, nodes.dtype), jnp.asarray(width, nodes.dtype)
     x, y = grid[:, None], nodes[None, :]
     same_side = jnp.ones(x.shape, bool) & jnp.ones(y.shape, bool)
     if scale == "log":
         same_side = (jnp.sign(x) == jnp.sign(y)) & (y != 0)
         x, y = jnp.log(jnp.abs(x)), jnp.log(jnp.where(y == 0, 1.0, jnp.abs(y)))
     bells = jnp.exp(-0.5 * ((x - y) / width) ** 2) / (width * math.sqrt(2.0 * math.pi))
-    return jnp.sum(jnp.where(same_side, bells * weights[None, :], 0.0), axis=1) / len(
-        spectrum.nodes
-    )
+    smeared = jnp.sum(jnp.where(same_side, bells, 0.0) * weights[None, :], axis=1)
+    return smeared / len(spectrum.nodes)
 
 
 class LogDeterminant(NamedTuple):
-    """ln det A, its standard error over probes, and whether no node contradicted that A > 0."""
+    """ln det A, its standard error over probes, and whether no node contradicted that A > 0.
+
+    Where one did, `positive` is False and the numbers are NaN.
+    """
 
     value: Float[Array, ""]
     standard_error: Float[Array, ""]
@@ -181,8 +215,9 @@ def logdet(
     """ln det A = tr ln A of a symmetric positive definite operator, by Lanczos quadrature.
 
     The standard error is that of the probes; the quadrature's own error falls as
-    ((√κ - 1)/(√κ + 1))^(2·steps), κ the condition number. A node ≤ 0 makes the value NaN and
-    `positive` False.
+    ((√κ - 1)/(√κ + 1))^(2·steps), κ the condition number. A node that is negative or 0 to rounding,
+    below 10 ε of the largest, contradicts that A is positive: so do a singular A, and one with
+    κ > 1/(10 ε), 8·10⁵ in float32, the logarithm of whose smallest eigenvalues is rounding.
 
     Errors: those of `spectral_density`.
 
@@ -196,5 +231,7 @@ def logdet(
     """
     found = spectral_density(operator, key, steps=steps, probes=probes, max_bytes=max_bytes)
     log = found.trace(jnp.log)
-    positive = jnp.all((found.nodes > 0) | (found.weights == 0)) & found.symmetric
-    return LogDeterminant(log.value, log.standard_error, positive, found.products)
+    least = negligible(jnp.max(jnp.abs(found.nodes)))
+    positive = jnp.all((found.nodes > least) | (found.weights == 0)) & found.symmetric
+    value, error = (jnp.where(positive, x, jnp.nan) for x in log[:2])
+    return LogDeterminant(value, error, positive, found.products)

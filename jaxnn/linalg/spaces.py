@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Float
 
 from jaxnn.errors import invalid
@@ -58,11 +59,39 @@ def prepared(operator: LinearOperator) -> Callable[[Float[Array, "n"]], Float[Ar
     The product is linearized in v itself. All that it computes from other arrays alone (of a
     Hessian: the activations and their gradients) is then a constant of the linear map, computed
     outside the loop and kept; a product that recomputes on purpose (`jax.checkpoint`, as
-    `mean_over_batches` does) goes on doing so.
+    `mean_over_batches` does) goes on doing so. One that has no such derivative is called as it is:
+    that of NumPy code, or of a solver, which stops when it is content (`linearizable` decides).
     """
     flat = coordinates(operator.domain)
     product = lambda v: flat.ravel(operator(flat.unravel(v)))
-    return jax.linearize(product, jnp.zeros(flat.size, flat.dtype))[1]
+    # Not at 0, which programs may treat in their own way.
+    point = jnp.ones(flat.size, flat.dtype)
+    if not linearizable(jax.make_jaxpr(product)(point).jaxpr):
+        return product
+    return jax.linearize(product, point)[1]
+
+
+def linearizable(program: Jaxpr) -> bool:
+    """Whether the derivative of a linear program is the program: not so with `while` or callbacks.
+
+    >>> linearizable(jax.make_jaxpr(lambda v: 2 * v)(1.0).jaxpr)
+    True
+    >>> halved = lambda v: jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, v)
+    >>> linearizable(jax.make_jaxpr(halved)(1.0).jaxpr)
+    False
+    """
+    for eqn in program.eqns:
+        if eqn.primitive.name in ("while", "pure_callback", "io_callback"):
+            return False
+        bodies = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program)
+        for body in filter(_is_program, bodies):
+            if not linearizable(body.jaxpr if isinstance(body, ClosedJaxpr) else body):
+                return False
+    return True
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
 def require_endomorphism(function: str, operator: LinearOperator) -> Coordinates:

@@ -11,7 +11,12 @@ from jaxtyping import Float
 from jaxnn.errors import invalid
 from jaxnn.linalg.chunks import chunk_size, over_keys, product_bytes
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of, require_probes
-from jaxnn.linalg.exchangeable import exchange, exchanged_diagonal, exchanged_trace
+from jaxnn.linalg.exchangeable import (
+    exchange,
+    exchanged_diagonal,
+    exchanged_trace,
+    orthonormal_range,
+)
 from jaxnn.linalg.operators import LinearOperator
 from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
 from jaxnn.linalg.tridiagonal import dot
@@ -205,8 +210,9 @@ def _range_basis(
 ) -> Float[Array, "m n"]:
     """Orthonormal rows that span A times so many random vectors."""
     flat = coordinates(operator.domain)
+    key, noise_key = jax.random.split(key)
     images = _over_rows(prepared(operator), sampler(key, (count, flat.size), flat.dtype), chunk)
-    return jnp.linalg.qr(images.T)[0].T
+    return orthonormal_range(images, noise_key)[0]
 
 
 def _outside(basis: Float[Array, "m n"], v: Float[Array, "n"]) -> Float[Array, "n"]:

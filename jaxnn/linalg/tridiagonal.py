@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
-from jaxnn.linalg.operators import LinearOperator
+from jaxnn.linalg.operators import LinearOperator, require_like
 from jaxnn.linalg.spaces import Coordinates, coordinates, prepared, require_endomorphism
 from jaxnn.types import Array, Key, PyTree
 
@@ -44,8 +44,8 @@ def lanczos(operator: LinearOperator, start: PyTree, steps: int) -> Tridiagonal:
     projected against all before it, and again where that took most of it away. Where nothing but
     rounding is left the subspace is invariant: the process ends there, with the rest set to 0.
 
-    Errors: a map between different spaces, more steps than dimensions; an operator that is not
-    declared symmetric and that a probe shows not to be.
+    Errors: a map between different spaces, a start that is not in it, more steps than dimensions;
+    an operator that is not declared symmetric and that a probe shows not to be.
 
     Source: Lanczos (1950); Daniel, Gragg, Kaufman & Stewart (1976) for projecting twice.
 
@@ -57,6 +57,7 @@ def lanczos(operator: LinearOperator, start: PyTree, steps: int) -> Tridiagonal:
     """
     flat = require_endomorphism("lanczos", operator)
     require_steps("lanczos(steps)", steps, flat.size)
+    require_like("lanczos(start)", start, operator.domain)
     require_symmetric("lanczos", operator)
     return _lanczos(operator, flat.ravel(start), steps)
 
