@@ -73,3 +73,19 @@ def require_between(
     if not (above and below):
         interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
         raise invalid(argument, got=value, expected=f"a number in {interval}", remedy=remedy)
+
+
+def require_optimizer(argument: str, optimizer: Any) -> None:
+    """Raise unless it has init and update, as optimizers of jaxnn and of optax do.
+
+    >>> require_optimizer("fit(optimizer)", "adam")
+    Traceback (most recent call last):
+    ValueError: fit(optimizer): got str without init and update, expected a pair of functions ...
+    """
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise invalid(
+            argument,
+            got=f"{type(optimizer).__name__} without init and update",
+            expected="a pair of functions init(params) and update(grads, state, params)",
+            remedy="Call its constructor: optimizers.adam(1e-3), optax.adam(1e-3).",
+        )

@@ -16,6 +16,7 @@ from jaxnn import linalg, tree
 from jaxnn.curvature.critical_points import gradient_tolerance
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.minimal_residual import minres_qlp
+from jaxnn.linalg.spaces import dot
 from jaxnn.types import Array, ArrayLike, Key, Params
 
 Kind = Literal["minimum", "maximum", "saddle", "degenerate", "not critical"]
@@ -243,8 +244,8 @@ def _inertia(
         vectors, converged = columns.T, jnp.array(True)
         norm = jnp.max(jnp.abs(values))
         inverted = jnp.abs(values) > relative * norm
-        parts = jnp.where(inverted, _dot(vectors, g) / jnp.where(inverted, values, 1), 0)
-        images = _dot(vectors, hessian_at(x - _dot(parts, vectors)).to_dense())
+        parts = jnp.where(inverted, dot(vectors, g) / jnp.where(inverted, values, 1), 0)
+        images = dot(vectors, hessian_at(x - dot(parts, vectors)).to_dense())
     else:
         pairs = linalg.eigsh(hessian_at(x), min(2 * ends, n), which="both", key=key)
         values, vectors, converged = pairs.values[::-1], pairs.vectors[::-1], pairs.converged
@@ -292,7 +293,3 @@ def escape_direction(
     uphill = tree.dot(jax.grad(objective)(params, *args), d) > 0
     d = tree.scale(jnp.where(uphill, -1, 1), d)
     return Escape(d, pairs.values[0], pairs.residuals[0])
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Float
 
-from jaxnn import linalg
+from jaxnn import linalg, tree
 from jaxnn.linalg.minimal_residual import minres_qlp
+from jaxnn.linalg.spaces import dot
 from jaxnn.types import Array
 
 FORCING = 1e-3
@@ -52,11 +52,11 @@ def decomposed(matrix: Float[Array, "n n"]) -> Hessian:
     values, inverses = _inverses(values)
 
     def function(factors: Array, v: Array) -> Array:
-        return _dot(vectors, factors * _dot(v, vectors))
+        return dot(vectors, factors * dot(v, vectors))
 
     def absolute(g: Array, damping: Array) -> tuple[Array, Array]:
-        coefficients = _dot(g, vectors) / (jnp.abs(values) + damping)
-        return _dot(vectors, coefficients), jnp.sum(jnp.abs(values) * coefficients**2)
+        coefficients = dot(g, vectors) / (jnp.abs(values) + damping)
+        return dot(vectors, coefficients), jnp.sum(jnp.abs(values) * coefficients**2)
 
     return Hessian(
         product=lambda v: function(values, v),
@@ -85,12 +85,11 @@ def iterated(operator: linalg.LinearOperator, products: int) -> Hessian:
 
     def absolute(g: Array, damping: Array) -> tuple[Array, Array]:
         found = linalg.lanczos(operator, flat.unravel(g), min(products, flat.size))
-        beside = jnp.diag(found.offdiagonal, 1)
-        values, vectors = jnp.linalg.eigh(jnp.diag(found.diagonal) + beside + beside.T)
-        coefficients = _norm(g) * vectors[0] / (jnp.abs(values) + damping)
+        values, vectors = jnp.linalg.eigh(found.T)
+        coefficients = tree.norm(g) * vectors[0] / (jnp.abs(values) + damping)
         basis = jax.vmap(flat.ravel)(found.basis)
         form = jnp.sum(jnp.abs(values) * coefficients**2)
-        return _dot(_dot(vectors, coefficients), basis), form
+        return dot(dot(vectors, coefficients), basis), form
 
     return Hessian(product, inverse, damped, absolute)
 
@@ -101,7 +100,7 @@ def newton(hessian: Hessian, g: Float[Array, "n"], radius: Float[Array, ""]) -> 
     Source: Roosta, Liu, Xu & Mahoney (2018), algorithm 1, for H⁺ and its merit ½‖∇L‖².
     """
     full, damped = -hessian.inverse(g), gradient_norm(hessian, g, radius)
-    s = jnp.where(_norm(full) <= radius, full, damped.s)
+    s = jnp.where(tree.norm(full) <= radius, full, damped.s)
     return Step(s, _residual_decrease(hessian, g, s))
 
 
@@ -113,7 +112,7 @@ def gradient_norm(hessian: Hessian, g: Float[Array, "n"], radius: Float[Array, "
 
     Source: Levenberg (1944); Fan & Yuan (2005), theorem 2.2, for the damping.
     """
-    damping = _norm(hessian.product(g)) / radius
+    damping = tree.norm(hessian.product(g)) / radius
     s = -hessian.damped(g, jnp.maximum(damping, jnp.finfo(g.dtype).tiny))
     return Step(s, _residual_decrease(hessian, g, s))
 
@@ -126,7 +125,7 @@ def saddle_free(hessian: Hessian, g: Float[Array, "n"], radius: Float[Array, ""]
 
     Source: Dauphin et al. (2014), section 5.
     """
-    damping = jnp.maximum(_norm(g) / radius, jnp.finfo(g.dtype).tiny)
+    damping = jnp.maximum(tree.norm(g) / radius, jnp.finfo(g.dtype).tiny)
     v, form = hessian.absolute(g, damping)
     return Step(-v, jnp.sum(g * v) - 0.5 * form)
 
@@ -147,11 +146,3 @@ def _inverses(values: Array) -> tuple[Array, Array]:
 def _ratio(a: Array, b: Array) -> Array:
     """a/b, and 0 where b = 0."""
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def _norm(v: Array) -> Array:
-    return jnp.sqrt(_dot(v, v))

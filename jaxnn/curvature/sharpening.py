@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import require_optimizer
 from jaxnn.linalg import eigsh, hessian
 from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Array, Key, Params, PyTree
@@ -123,16 +123,10 @@ def sharpness_trajectory(
     remedy = "There is a record before the first step and one after the last in any case."
     require_at_least_one("sharpness_trajectory(steps)", steps, remedy)
     require_at_least_one("sharpness_trajectory(every)", every, remedy)
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise invalid(
-            "sharpness_trajectory(optimizer)",
-            got=f"{type(optimizer).__name__} without init and update",
-            expected="a pair of functions init(params) and update(grads, state, params)",
-            remedy="Call its constructor: optimizers.gradient_descent(0.1), optax.sgd(0.1).",
-        )
+    require_optimizer("sharpness_trajectory(optimizer)", optimizer)
     hessian(objective, params, *args)  # for its checks, that need values
-    params = jax.tree.map(_strong, params)
-    state = jax.tree.map(_strong, optimizer.init(params) if state is None else state)
+    params = tree.strong(params)
+    state = tree.strong(optimizer.init(params) if state is None else state)
     slope = jax.value_and_grad(objective)
 
     def update(_: Any, run: tuple) -> tuple:
@@ -161,8 +155,3 @@ def sharpness_trajectory(
     return SharpnessTrajectory(
         *(jnp.asarray(points), losses, values, residuals, products, converged), params, state
     )
-
-
-def _strong(leaf: Any) -> Array:
-    """An array with a dtype of its own: a weak one would change in the loop."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 from jaxnn.linalg.operators import LinearOperator
+from jaxnn.linalg.spaces import programs_in
 from jaxnn.types import PyTree
 
 CACHE_BYTES, DEVICE_BYTES = 2**22, 2**30
@@ -49,17 +50,8 @@ def _written(jaxpr: Jaxpr) -> int:
     for eqn in jaxpr.eqns:
         avals: list[Any] = [var.aval for var in eqn.outvars]
         total += sum(math.prod(a.shape) * a.dtype.itemsize for a in avals if hasattr(a, "dtype"))
-        bodies = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program)
-        total += sum(
-            _written(body.jaxpr if isinstance(body, ClosedJaxpr) else body)
-            for body in bodies
-            if _is_program(body)
-        )
+        total += sum(map(_written, programs_in(eqn)))
     return total
-
-
-def _is_program(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
 def over_keys(function: Callable[[jax.Array], PyTree], keys: jax.Array, chunk: int) -> PyTree:

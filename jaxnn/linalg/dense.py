@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.linalg.operators import LinearOperator, Static, Structure
-from jaxnn.linalg.spaces import coordinates
+from jaxnn.linalg.spaces import coordinates, dot
 from jaxnn.types import Array, ArrayLike, PyTree
 
 
@@ -96,7 +96,7 @@ def _like(space: PyTree) -> Static:
 def _product(like: Static, matrix: Array, v: PyTree) -> PyTree:
     # Both products by one matrix: a transposed copy would be memory for another.
     flat = coordinates(v).ravel(v).astype(matrix.dtype)
-    return _unraveled(like, jnp.matmul(matrix, flat, precision=jax.lax.Precision.HIGHEST))
+    return _unraveled(like, dot(matrix, flat))
 
 
 def _transposed_product(like: Static, matrix: Array, v: PyTree) -> PyTree:

@@ -16,7 +16,12 @@ from jaxnn.linalg.minimal_residual import minres
 from jaxnn.linalg.operators import LinearOperator, require_like
 from jaxnn.linalg.restarts import Which, rankings, restarted
 from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
-from jaxnn.linalg.tridiagonal import require_steps, require_symmetric, tridiagonalized
+from jaxnn.linalg.tridiagonal import (
+    require_steps,
+    require_symmetric,
+    tridiagonal,
+    tridiagonalized,
+)
 from jaxnn.types import Array, Key, PyTree
 
 SURVEY = 12
@@ -182,8 +187,10 @@ def _inverted(
         found = solve(v, moved)
         return found.x, found.steps
 
-    # A residual r of the inverse is one of (A - σI) r/θ for A.
-    allowed = lambda theta, _: 0.5 * tolerance * jnp.abs(theta)
+    # A residual r of the inverse is one of (A - σI) r/θ for A, and ‖A - σI‖ ≤ ‖A‖ + |σ|.
+    longest = scale + jnp.abs(moved)
+    share = tolerance * scale / jnp.where(longest > 0, longest, 1)
+    allowed = lambda theta, _: share * jnp.abs(theta)
     wanted, run = restarted(
         inverse, first, key, allowed, most, k=k, which="magnitude", basis_size=size
     )
@@ -195,8 +202,7 @@ def _norm_of(product: Callable[[Array], Array], like: Array, key: Key) -> tuple[
     """The largest |λ|, nearly, and the products that it took: some steps from a random vector."""
     start = jax.random.normal(jax.random.fold_in(key, 1), like.shape, like.dtype)
     _, alpha, beta, _ = tridiagonalized(product, start, SURVEY)
-    beside = jnp.diag(beta[:-1], 1)
-    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(jnp.diag(alpha) + beside + beside.T))), SURVEY
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(tridiagonal(alpha, beta[:-1])))), SURVEY
 
 
 def _is_near(

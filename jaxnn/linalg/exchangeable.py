@@ -17,8 +17,8 @@ from jaxtyping import Float
 from jaxnn import tree
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of
 from jaxnn.linalg.operators import LinearOperator
-from jaxnn.linalg.spaces import coordinates, prepared
-from jaxnn.linalg.tridiagonal import dot, orthogonalized
+from jaxnn.linalg.spaces import coordinates, dot, prepared
+from jaxnn.linalg.tridiagonal import orthogonalized
 from jaxnn.types import Array, Key
 
 

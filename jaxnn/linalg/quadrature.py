@@ -19,6 +19,7 @@ from jaxnn.linalg.tridiagonal import (
     negligible,
     require_steps,
     require_symmetric,
+    tridiagonal,
     tridiagonalized,
 )
 from jaxnn.types import Array, ArrayLike, Key
@@ -142,7 +143,7 @@ def rule(
     bound = jnp.max(jnp.abs(alpha)) + 2 * jnp.max(jnp.abs(beta), initial=0)
     # Behind all that is there, so that no eigenvector mixes the block with the rest.
     far = jnp.where(bound == 0, 1, 2 * bound)
-    t = jnp.diag(jnp.where(filled, alpha, far)) + jnp.diag(beta, 1) + jnp.diag(beta, -1)
+    t = tridiagonal(jnp.where(filled, alpha, far), beta)
     nodes, u = jnp.linalg.eigh(t, symmetrize_input=False)
     last = nodes[jnp.maximum(rank, 1) - 1]
     return jnp.where(filled, nodes, last), jnp.where(filled, u[0] ** 2, 0)

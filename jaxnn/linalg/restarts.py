@@ -9,7 +9,8 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
-from jaxnn.linalg.tridiagonal import dot, extended, negligible, orthogonalized
+from jaxnn.linalg.spaces import dot
+from jaxnn.linalg.tridiagonal import extended, negligible, orthogonalized
 from jaxnn.types import Array, Key
 
 Which = Literal["largest", "smallest", "both", "magnitude"]
@@ -79,7 +80,8 @@ def restarted(
         β φ_{j+1} = x φ_j - Σ_i ⟨q_i, A q_j⟩ φ_i,   and   Σ φ_i² ≤ 1/⟨v, b⟩²,
 
     as ‖v‖ = 1. Beyond the Ritz values φ grows with x, and with every product: the search is over
-    when Σ φ_i² at the last wanted θ is more than n/`MISSED`, so that b has no share in such a v.
+    when Σ φ_i² at the last wanted θ is more than n/`MISSED`, so that b has no share in such a v, or
+    when the next Ritz pair has converged, as it does to further copies of the last wanted θ.
 
     Source: Wu & Simon (2000), algorithm 3; Σ φ_i² is the inverse of the Christoffel function.
     """
@@ -121,13 +123,18 @@ def restarted(
         wanted, found = theta[:k], run.size >= k
         scale = jnp.maximum(run.scale, jnp.where(found, jnp.max(jnp.abs(wanted)), 0))
         goal = jnp.maximum(allowed(wanted, scale), negligible(scale))
-        residuals = run.beta * jnp.abs(y[run.size - 1, :k])
+        residuals = run.beta * jnp.abs(y[run.size - 1])
         least = jnp.maximum(run.accuracy * goal, negligible(scale))
-        ready = found & jnp.all(residuals <= least)
+        ready = found & jnp.all(residuals[:k] <= least)
         sizes = jnp.abs if which == "magnitude" else lambda theta: theta  # ±λ is a tie
         same = run.searching & jnp.all(jnp.abs(sizes(wanted) - sizes(run.wanted)) <= goal)
-        done = ready & same & jnp.all(run.settled)
-        run = run._replace(scale=scale, done=done)
+        # The next beside the wanted would not have come before one that was missed.
+        come = (run.size >= k + 2) & (residuals[k : k + 2] <= jnp.min(least))
+        above, below = jnp.abs(theta[None, k : k + 2] - run.beyond[:, None])
+        upper = above < below
+        settled = run.settled | jnp.stack([jnp.any(come & upper), jnp.any(come & ~upper)])
+        done = ready & same & jnp.all(settled)
+        run = run._replace(scale=scale, settled=settled, done=done)
 
         def keep(size: int, direction: Array) -> Run:
             empty, vectors = jnp.zeros_like(run.basis), dot(y[:, :size].T, run.basis[:m])

@@ -18,8 +18,7 @@ from jaxnn.linalg.exchangeable import (
     orthonormal_range,
 )
 from jaxnn.linalg.operators import LinearOperator
-from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
-from jaxnn.linalg.tridiagonal import dot
+from jaxnn.linalg.spaces import coordinates, dot, prepared, require_endomorphism
 from jaxnn.types import Array, Key
 
 Method = Literal["hutchinson", "hutch++", "xtrace"]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
 from jaxnn.linalg.operators import LinearOperator, require_like
-from jaxnn.linalg.spaces import Coordinates, coordinates, prepared, require_endomorphism
+from jaxnn.linalg.spaces import Coordinates, coordinates, dot, prepared, require_endomorphism
 from jaxnn.types import Array, Key, PyTree
 
 DEPENDENT = 2**-0.5
@@ -33,6 +33,11 @@ class Tridiagonal(NamedTuple):
     offdiagonal: Float[Array, "steps-1"]
     residual: Float[Array, ""]
     rank: Int[Array, ""]
+
+    @property
+    def T(self) -> Float[Array, "steps steps"]:
+        """The matrix T = Q A Qᵀ."""
+        return tridiagonal(self.diagonal, self.offdiagonal)
 
 
 def lanczos(operator: LinearOperator, start: PyTree, steps: int) -> Tridiagonal:
@@ -131,9 +136,16 @@ def negligible(scale: Float[Array, ""]) -> Float[Array, ""]:
     return 10 * jnp.finfo(scale.dtype).eps * scale
 
 
-def dot(a: Array, b: Array) -> Array:
-    """a @ b with all the digits of its factors, on accelerators too."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+def tridiagonal(
+    diagonal: Float[Array, "m"], offdiagonal: Float[Array, "m-1"]
+) -> Float[Array, "m m"]:
+    """The symmetric matrix T of these two.
+
+    >>> tridiagonal(jnp.array([1.0, 2.0]), jnp.array([3.0]))
+    Array([[1., 3.],
+           [3., 2.]], dtype=float32)
+    """
+    return jnp.diag(diagonal) + jnp.diag(offdiagonal, 1) + jnp.diag(offdiagonal, -1)
 
 
 def require_steps(argument: str, steps: int, size: int) -> None:

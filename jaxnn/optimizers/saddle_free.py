@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from jaxnn import linalg, tree
 from jaxnn.errors import invalid, require_between
+from jaxnn.linalg.spaces import dot
 from jaxnn.optimizers.equations import LearningRate, Optimizer
 from jaxnn.optimizers.saddles import given, saturated
 from jaxnn.types import Array, ArrayLike, Params, PyTree
@@ -96,8 +97,7 @@ def saddle_free_newton(
         x, g = (flat.ravel(tree_).astype(dtype) for tree_ in (params, grads))
         operator = linalg.hessian(function, x, check=False)
         found = linalg.lanczos(operator, g, min(rank, flat.size))
-        beside = jnp.diag(found.offdiagonal, 1)
-        theta, vectors = jnp.linalg.eigh(jnp.diag(found.diagonal) + beside + beside.T)
+        theta, vectors = jnp.linalg.eigh(found.T)
         eta = jnp.asarray(
             learning_rate(state.t) if callable(learning_rate) else learning_rate, dtype
         )
@@ -108,7 +108,6 @@ def saddle_free_newton(
             divisor = jnp.abs(theta) + share * largest
             clear = divisor > floor
             parts = jnp.where(clear, vectors[0] / jnp.where(clear, divisor, 1), 0)
-            dot = lambda a, b: jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
             return -eta * tree.norm(g) * dot(dot(vectors, parts), found.basis)
 
         shares = jnp.stack([jnp.asarray(share, dtype) for share in candidates])

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_optimizer
 from jaxnn.minibatches import require_at_least_one, require_batch_size
 from jaxnn.training.steps import (
     Carry,
@@ -27,8 +27,6 @@ from jaxnn.training.steps import (
     one_step,
     require_examples,
     require_key,
-    require_optimizer,
-    strong,
 )
 from jaxnn.types import Apply, Array, Key, Objective, Params, PyTree
 
@@ -129,12 +127,12 @@ def fit(
     >>> print(f"{run.params['W'].item():.3f}", run.history["loss"].shape)
     3.000 (200,)
     """
-    require_optimizer(optimizer)
+    require_optimizer("fit(optimizer)", optimizer)
     tree.require_differentiable("fit(params)", params)
     examples = require_examples("fit(data)", data)
     if validation is not None:
         require_examples("fit(validation)", validation)
-    params, data, validation, state = jax.tree.map(strong, (params, data, validation, state))
+    params, data, validation, state = tree.strong((params, data, validation, state))
     require_at_least_one("fit(steps)", steps, "It is the number of updates.")
     require_batch_size("fit(batch_size)", batch_size, examples)
     epoch = 1 if batch_size is None else examples // batch_size

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_optimizer
 from jaxnn.minibatches import (
     order_at,
     require_at_least_one,
@@ -46,8 +46,8 @@ def initial_state(params: Params, optimizer: Any, key: Key | None = None) -> Sta
     >>> int(initial_state(jnp.zeros(2), optimizers.adam(0.1)).step)
     0
     """
-    require_optimizer(optimizer)
-    return State(jax.tree.map(strong, optimizer.init(params)), key, jnp.zeros((), jnp.int32))
+    require_optimizer("fit(optimizer)", optimizer)
+    return State(tree.strong(optimizer.init(params)), key, jnp.zeros((), jnp.int32))
 
 
 def descend(
@@ -85,7 +85,7 @@ def descend(
     examples = require_examples("descend(data)", data)
     require_at_least_one("descend(steps)", steps, "It is the number of updates.")
     require_batch_size("descend(batch_size)", batch_size, examples)
-    params, data = jax.tree.map(strong, (params, data))
+    params, data = tree.strong((params, data))
     state = initial_state(params, optimizer, key)
     require_key("descend(key)", key, stochastic or batch_size is not None)
     problem = Problem(f, loss, optimizer, regularizer, (), batch_size, stochastic)
@@ -191,11 +191,6 @@ def measure(problem: Problem, params: Params, data: PyTree, **noise: Key) -> dic
     return means
 
 
-def strong(leaf: Any) -> Array:
-    """An array with a dtype of its own: a weak one would change in the loop, and compile twice."""
-    return jnp.asarray(leaf, jnp.result_type(leaf))
-
-
 def takes_keywords(function: Callable) -> bool:
     """Whether a function has **keywords."""
     parameters = inspect.signature(function).parameters.values()
@@ -204,17 +199,6 @@ def takes_keywords(function: Callable) -> bool:
 
 def _order_key(key: Key) -> Key:
     return jax.random.split(key)[0]
-
-
-def require_optimizer(optimizer: Any) -> None:
-    """Raise unless it has init and update."""
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise invalid(
-            "fit(optimizer)",
-            got=f"{type(optimizer).__name__} without init and update",
-            expected="a pair of functions init(params) and update(grads, state, params)",
-            remedy="Call its constructor: optimizers.adam(1e-3), optax.adam(1e-3).",
-        )
 
 
 def require_examples(argument: str, data: Any) -> int:

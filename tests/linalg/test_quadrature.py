@@ -172,7 +172,7 @@ def test_the_self_check_sees_a_wrong_declaration(dtype):
     a = symmetric(0, VALUES)
     skew = np.triu(np.random.default_rng(1).normal(size=(30, 30)), 1)
     skew = (skew - skew.T) / 30**0.5
-    for steps in (1, 2, 12):
+    for steps in (1, 12):
         assert spectrum(operator(a, dtype), KEY, steps, 4).self_check() < 50 * np.finfo(dtype).eps
     for wrong in (a + skew, skew, a + 0.05 * skew):
         assert spectrum(operator(wrong, dtype), KEY, 12, 4).self_check() > 1e-4
@@ -291,10 +291,12 @@ INDEFINITE = {
 
 @pytest.mark.parametrize("name", INDEFINITE)
 def test_what_is_not_positive_has_no_logarithm(name):
-    found = linalg.logdet(operator(symmetric(2, INDEFINITE[name])), KEY, steps=30)
-    assert not found.positive
-    assert np.isnan(found.value)
-    assert np.isnan(found.standard_error)
+    for seed in range(6):  # a zero is rounded up as often as down
+        A = operator(symmetric(seed, INDEFINITE[name]))
+        found = linalg.logdet(A, KEY, steps=30, probes=2)
+        assert not found.positive
+        assert np.isnan(found.value)
+        assert np.isnan(found.standard_error)
 
 
 REPETITIONS = 400
@@ -362,7 +364,7 @@ def test_bad_input():
 
 
 def test_under_jit_an_asymmetry_is_a_field_of_the_result():
-    general = linalg.from_dense(jnp.asarray(np.triu(np.ones((5, 5))), jnp.float32))
+    general = linalg.from_dense(jnp.asarray(np.triu(np.ones((5, 5))) + 9 * np.eye(5), jnp.float32))
     undeclared = linalg.from_dense(2 * jnp.eye(5))
     logdet = jax.jit(lambda A: linalg.logdet(A, KEY, steps=3, probes=4))
     for A, positive in ((general, False), (undeclared, True)):
