@@ -37,7 +37,7 @@ class Eigenpairs(NamedTuple):
     values     λ, (k,)
     vectors    a tree like the operator's domain, with a leading axis of k
     residuals  ‖A v - λ v‖, (k,): an eigenvalue of A is at most so far from λ
-    products   with A that it took; with a shift, beside those that check the solutions of MINRES
+    products   with A that it took; with a shift, of those that check a solution only one for each
     converged  whether each residual is at most tolerance · (largest |λ| seen), and a random vector
                orthogonal to the eigenvectors has no share in one that was missed
     """
@@ -185,7 +185,8 @@ def _inverted(
 
     def inverse(v: Array) -> tuple[Array, Array]:
         found = solve(v, moved)
-        return found.x, found.steps
+        # Where A v is not finite, MINRES returns 0: that is no product, and none will be.
+        return jnp.where(jnp.isfinite(scale), found.x, jnp.nan), found.steps + 1
 
     # A residual r of the inverse is one of (A - σI) r/θ for A, and ‖A - σI‖ ≤ ‖A‖ + |σ|.
     longest = scale + jnp.abs(moved)
@@ -215,7 +216,7 @@ def _is_near(
     twice = solve(once.x / jnp.where(size > 0, size, 1), shift)
     # What is left of the start is its share in the null space of A - σI: 1/√n, give or take.
     singular = once.residual >= 0.05 / like.size**0.5
-    return singular | ~(tree.norm(twice.x) * distance < 0.5), once.steps + twice.steps
+    return singular | ~(tree.norm(twice.x) * distance < 0.5), once.steps + twice.steps + 2
 
 
 def _measured(

@@ -160,7 +160,7 @@ def test_by_shift(dtype):
 
 def test_the_nearest_comes_first(float64):
     values = jnp.linspace(0.0, float(N - 1), N)
-    found = linalg.eigsh(diagonal(values), 3, shift=50.3, key=KEY, basis_size=SMALL)
+    found = linalg.eigsh(diagonal(values), 3, shift=jnp.asarray(50.3), key=KEY, basis_size=SMALL)
     right(found, np.asarray(values), [50.0, 51.0, 49.0], 1e-11)
     with pytest.raises(AssertionError):
         right(found, np.asarray(values), [49.0, 50.0, 51.0], 1e-11)
@@ -169,7 +169,7 @@ def test_the_nearest_comes_first(float64):
 def test_a_start_that_says_nothing_about_the_size(float64):
     values = jnp.asarray(np.r_[0.01, 0.03, -0.02, np.linspace(1.0, 1e3, N - 3)])
     for start in (jnp.zeros(N), jnp.zeros(N).at[0].set(1.0)):
-        found = linalg.eigsh(diagonal(values), 3, shift=0.0, start=start, key=KEY, basis_size=SMALL)
+        found = linalg.eigsh(diagonal(values), 3, shift=jnp.zeros(()), start=start, key=KEY, basis_size=SMALL)
         right(found, np.asarray(values), [0.01, -0.02, 0.03], 1e-11)
 
 
@@ -202,8 +202,8 @@ def test_products_are_counted_with_a_shift(float64):
     found = jax.block_until_ready(
         linalg.eigsh(counted(values, calls), 2, shift=4.3, key=KEY, basis_size=SMALL)
     )
-    solved = 60  # a bound of the solutions, each of which is checked by one product or two
-    assert int(found.products) <= len(calls) <= int(found.products) + 2 * solved
+    solved = 60  # a bound of the solutions; MINRES may start again in one, and check again
+    assert int(found.products) <= len(calls) <= int(found.products) + solved
 
 
 def test_a_near_start_saves_products(float64):
@@ -224,7 +224,7 @@ def test_a_near_start_saves_products(float64):
 @pytest.mark.parametrize("max_products", [0, 1, 9, 30])
 def test_products_that_do_not_suffice(max_products, shift, float64):
     values = jnp.linspace(0.0, 1.0, N)
-    size = None if shift is None else SMALL
+    size, shift = (None, None) if shift is None else (SMALL, jnp.asarray(shift))
     run = partial(linalg.eigsh, k=3, key=KEY, shift=shift, basis_size=size)
     found = run(diagonal(values), max_products=max_products)
     assert not found.converged
@@ -252,7 +252,7 @@ def test_residuals_are_below_the_tolerance_and_not_for_nothing(tolerance, float6
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_does_not_converge(bad, n, dtype):
     values = jnp.asarray(bulk[:n], dtype).at[3].set(bad)
-    for options in ({}, {"which": "both"}, {"shift": 0.5, "basis_size": SMALL}):
+    for options in ({}, {"which": "both"}, {"shift": jnp.asarray(0.5, dtype), "basis_size": SMALL}):
         found = linalg.eigsh(diagonal(values), 3, key=KEY, **options)
         assert not found.converged
 

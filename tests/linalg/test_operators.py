@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from oracles import flat, random_tree, unchecked
 
-from jaxnn.linalg import LinearOperator
+from jaxnn.linalg import LinearOperator, from_dense
 
 # Spaces of dimension 9, 4, 1 and 4, with nested, scalar and empty leaves.
 U = {"W": (3, 2), "b": [(2,), {"s": (), "empty": (0, 3)}], "nothing": None}
@@ -343,3 +343,158 @@ def test_arrays_do_not_act_from_the_left():
     for row in (np.ones(3), jnp.ones(3)):
         with pytest.raises(TypeError):
             row @ A
+
+
+def declared(seed, structure, dtype, n=5):
+    m = np.random.default_rng(seed).normal(size=(n, n))
+    m = {"general": m, "symmetric": m + m.T, "positive_semidefinite": m @ m.T}[structure]
+    return from_dense(jnp.asarray(m, dtype), structure=structure)
+
+
+GENERAL, SYMMETRIC, SEMIDEFINITE = "general", "symmetric", "positive_semidefinite"
+
+ALGEBRA = [
+    (lambda G, S, P: S + P, SYMMETRIC),
+    (lambda G, S, P: P + 2.0 * P, SEMIDEFINITE),
+    (lambda G, S, P: P + G, GENERAL),
+    (lambda G, S, P: P - P, SYMMETRIC),
+    (lambda G, S, P: -P, SYMMETRIC),
+    (lambda G, S, P: -S, SYMMETRIC),
+    (lambda G, S, P: -G, GENERAL),
+    (lambda G, S, P: 0.0 * P, SEMIDEFINITE),
+    (lambda G, S, P: 3 * P, SEMIDEFINITE),
+    (lambda G, S, P: P * np.float32(-0.5), SYMMETRIC),
+    (lambda G, S, P: P * float("nan"), SYMMETRIC),
+    (lambda G, S, P: P.T, SEMIDEFINITE),
+    (lambda G, S, P: S.T + P.T, SYMMETRIC),
+    (lambda G, S, P: S @ P, GENERAL),
+    (lambda G, S, P: G @ G, GENERAL),
+    (lambda G, S, P: G.T @ G, SEMIDEFINITE),
+    (lambda G, S, P: G @ G.T, SEMIDEFINITE),
+    (lambda G, S, P: S @ S, SEMIDEFINITE),
+    (lambda G, S, P: S.T @ S, SEMIDEFINITE),
+    (lambda G, S, P: (G @ S).T @ (G @ S), GENERAL),  # not seen: a new product each time
+    (lambda G, S, P: G.T @ G + 0.5 * P, SEMIDEFINITE),
+    (lambda G, S, P: (2.0 * G.T) @ G, GENERAL),
+]
+
+
+@pytest.mark.parametrize("case", range(len(ALGEBRA)))
+def test_what_is_declared_survives_as_far_as_it_holds(case):
+    make, structure = ALGEBRA[case]
+    made = make(
+        *(declared(i, s, "float32") for i, s in enumerate((GENERAL, SYMMETRIC, SEMIDEFINITE)))
+    )
+    assert made.structure == structure
+    assert made.symmetric == (structure != GENERAL)
+    assert jax.jit(lambda A: A)(made).structure == structure
+    if np.all(np.isfinite(made.to_dense())):
+        dense = np.asarray(made.to_dense(), np.float64)
+        atol = 1e-5 * max(1.0, np.max(np.abs(dense)))
+        if structure != GENERAL:
+            np.testing.assert_allclose(dense, dense.T, atol=atol)
+        if structure == SEMIDEFINITE:
+            assert np.linalg.eigvalsh((dense + dense.T) / 2)[0] >= -10 * atol
+
+
+def test_a_traced_factor_may_be_negative():
+    P = declared(0, SEMIDEFINITE, "float32")
+    assert jax.jit(lambda c, A: c * A)(2.0, P).structure == SYMMETRIC
+
+
+def test_products_with_a_transpose_across_jit():
+    G = declared(0, GENERAL, "float32")
+    assert jax.jit(lambda G: G.T @ G)(G).structure == SEMIDEFINITE
+    assert jax.jit(lambda A, B: A.T @ B)(G, G).structure == GENERAL  # may be two maps
+
+
+@pytest.mark.parametrize("case", range(len(ALGEBRA)))
+def test_forms_are_those_of_the_products(case, dtype):
+    def cheap(matrix, v):  # as curvature has one: not by the product
+        return jnp.sum(matrix * v[:, None] * v[None, :])
+
+    operators = []
+    for i, structure in enumerate((GENERAL, SYMMETRIC, SEMIDEFINITE)):
+        A = declared(i, structure, dtype)
+        form = Partial(cheap, A.to_dense())
+        operators.append(
+            LinearOperator(
+                A.matvec, A.rmatvec, A.domain, A.codomain, structure=structure, form=form
+            )
+        )
+    made = ALGEBRA[case][0](*operators)
+    for seed in range(2):
+        v = jnp.asarray(np.random.default_rng(seed).normal(size=5), dtype)
+        dense = np.asarray(made.to_dense(), np.float64)
+        if np.all(np.isfinite(dense)):
+            size = np.abs(flat(v)) @ np.abs(dense) @ np.abs(flat(v))
+            error = float(made.quadratic_form(v)) - flat(v) @ dense @ flat(v)
+            assert abs(error) <= 40 * np.finfo(dtype).eps * max(size, 1.0)
+
+
+def test_a_form_is_used_where_it_is_and_survives_sums_and_factors():
+    calls = {"form": 0, "product": 0}
+
+    def product(v):
+        calls["product"] += 1
+        return 2.0 * v
+
+    def form(v):
+        calls["form"] += 1
+        return 2.0 * jnp.sum(v**2)
+
+    v = jnp.arange(3.0)
+    A = LinearOperator(product, product, v, v, structure=SYMMETRIC, form=form)
+    for made, forms in ((A, 1), (3.0 * A, 1), (-A, 1), (A + A, 2), (A - 0.5 * A, 2), (A.T, 1)):
+        calls.update(form=0, product=0)
+        exact = v @ made.to_dense() @ v
+        calls.update(form=0, product=0)
+        assert made.quadratic_form(v) == exact
+        assert calls == {"form": forms, "product": 0}
+    plain = LinearOperator(product, product, v, v)
+    calls.update(form=0, product=0)
+    (plain + A).quadratic_form(v)
+    assert calls == {"form": 1, "product": 1}
+    calls.update(form=0, product=0)
+    assert (A @ A).quadratic_form(v) == 4 * 5.0
+    assert calls == {"form": 0, "product": 1}  # a squared norm
+
+
+def test_a_form_crosses_jit_with_its_arrays():
+    scale = jnp.arange(3.0)
+    square = lambda s, v: jnp.sum(s * v**2)
+    product = Partial(jnp.multiply, scale)
+    A = LinearOperator(
+        product, product, scale, scale, structure=SYMMETRIC, form=Partial(square, scale)
+    )
+    call = lambda A, v: (2.0 * A + A).quadratic_form(v)
+    assert jax.jit(call)(A, jnp.ones(3)) == 9.0
+    assert jax.make_jaxpr(call)(A, jnp.ones(3)).consts == []
+    with pytest.raises(ValueError, match=r"A.quadratic_form\(v\): v: got float32\[4\], expected"):
+        A.quadratic_form(jnp.ones(4))
+
+
+def test_complex_products_with_a_transpose_are_not_positive():
+    G = from_dense(jnp.array([[0.0, 1.0], [1.0j, 0.0]]))
+    assert (G.T @ G).structure == GENERAL  # transposed, not conjugated
+
+
+def test_declarations_that_cannot_hold():
+    real, other = jnp.ones(2), {"a": jnp.ones(2)}
+    identity = lambda v: v
+    for structure, domain, codomain, got in [
+        (SYMMETRIC, real, jnp.ones(3), r"'symmetric' from float32\[2\] to float32\[3\]"),
+        (SEMIDEFINITE, real, other, r"'positive_semidefinite' from float32\[2\] to {'a': 'float32"),
+        (
+            SYMMETRIC,
+            jnp.ones(2, "complex64"),
+            jnp.ones(2, "complex64"),
+            r"'symmetric' from complex64\[2\]",
+        ),
+        ("hermitian", real, real, r"'hermitian', expected one of 'general', 'symmetric', 'pos"),
+    ]:
+        with (
+            unchecked(),
+            pytest.raises(ValueError, match=r"LinearOperator\(structure\): got " + got),
+        ):
+            LinearOperator(identity, identity, domain, codomain, structure=structure)
