@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from oracles import flat, random_tree, unchecked
 
 from jaxnn import linalg
+from jaxnn.linalg.restarts import restarted
 
 N = 240  # more than 4 · 24 and 40 · 5: not solved densely, with a shift neither
 KEY = jax.random.key(0)
@@ -169,7 +170,9 @@ def test_the_nearest_comes_first(float64):
 def test_a_start_that_says_nothing_about_the_size(float64):
     values = jnp.asarray(np.r_[0.01, 0.03, -0.02, np.linspace(1.0, 1e3, N - 3)])
     for start in (jnp.zeros(N), jnp.zeros(N).at[0].set(1.0)):
-        found = linalg.eigsh(diagonal(values), 3, shift=jnp.zeros(()), start=start, key=KEY, basis_size=SMALL)
+        found = linalg.eigsh(
+            diagonal(values), 3, shift=jnp.zeros(()), start=start, key=KEY, basis_size=SMALL
+        )
         right(found, np.asarray(values), [0.01, -0.02, 0.03], 1e-11)
 
 
@@ -235,17 +238,33 @@ def test_products_that_do_not_suffice(max_products, shift, float64):
     np.testing.assert_allclose(found.residuals, residuals, atol=1e-5)
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
-def test_residuals_are_below_the_tolerance_and_not_for_nothing(tolerance, float64):
+@pytest.mark.parametrize(("tolerance", "k"), [(1e-2, 3), (1e-4, 3), (1e-2, 8)])
+def test_residuals_are_below_the_tolerance_and_not_for_nothing(tolerance, k, float64):
     values = jnp.asarray(bulk)
-    run = partial(linalg.eigsh, k=3, key=KEY)
+    run = partial(linalg.eigsh, k=k, key=KEY)
     found, exact = run(diagonal(values), tolerance=tolerance), run(diagonal(values))
     scale = np.max(np.abs(bulk))
     assert found.converged
     assert np.max(found.residuals) <= tolerance * scale
     assert np.max(found.residuals) >= 1e-4 * tolerance * scale
     assert int(found.products) < 0.8 * int(exact.products)
-    np.testing.assert_allclose(found.values, wanted(bulk, 3, "largest"), atol=tolerance * scale)
+    np.testing.assert_allclose(found.values, wanted(bulk, k, "largest"), atol=tolerance * scale)
+
+
+def test_the_size_of_the_map_is_not_that_of_rows_that_do_not_exist_yet(float64):
+    # At the first look there are 4 rows, fewer than what is wanted.
+    values = jnp.asarray(1e-3 * bulk)
+    _, run = jax.jit(
+        partial(restarted, k=8, which="largest", basis_size=26), static_argnums=(0, 3)
+    )(
+        lambda v: (values * v, jnp.ones((), "int32")),
+        jax.random.normal(KEY, (N,)),
+        KEY,
+        lambda theta, scale: 1e-3 * scale,
+        500,
+    )
+    assert run.done
+    assert 0.9 * np.max(np.abs(values)) <= run.scale <= np.max(np.abs(values)) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("n", [20, N])
@@ -262,6 +281,12 @@ def test_inside_jit_an_operator_that_is_not_symmetric_does_not_converge(float64)
     for n in (20, N):
         a = np.random.default_rng(0).normal(size=(n, n))
         assert not run(linalg.from_dense(a)).converged
+        # What is asked for knows nothing of the rest, where the map is not symmetric.
+        crooked = np.diag(np.r_[50.0, 40.0, np.zeros(n - 2)])
+        crooked[2:, 2:] = a[2:, 2:]
+        found = run(linalg.from_dense(crooked))
+        assert n > 20 or np.max(found.residuals) <= 1e-11
+        assert not found.converged
         right(run(linalg.from_dense(a + a.T)), a + a.T, np.linalg.eigvalsh(a + a.T)[:-3:-1], 1e-11)
 
 
