@@ -19,15 +19,15 @@ that of a process of its own.
     python -m experiments.benchmarks.curvature [--repeats 9] [--only TASK ...] [--memory]
 
 Measured on 2026-11-25 on 2 cores of an AMD EPYC shared with other work (load 1.5 to 4), Python
-3.11.7, jax and jaxlib 0.10.1, matfree 0.6.3, ranges over three sittings:
+3.11.7, jax and jaxlib 0.10.1, matfree 0.6.3, ranges over five sittings:
 
                  ours      ours/best of matfree
     gradient     3.8 ms
     product      7.7 ms    1.04-1.09              1.6 to 2.3 gradients
     in a loop    7.6 ms    0.98-0.99              1.2 to 1.8 gradients
-    top 5        237 ms    0.43-0.53
-    density      6.9 s     0.83-0.85
-    trace        571 ms    0.75-0.76
+    top 5        210 ms    0.38-0.53
+    density      5.5 s     0.73-0.85 (0.73 at load 1)
+    trace        463 ms    0.66-0.76
 """
 
 import argparse
