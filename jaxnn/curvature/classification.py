@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import linalg, tree
 from jaxnn.curvature.critical_points import gradient_tolerance
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.minimal_residual import minres_qlp
+from jaxnn.linalg.operators import carried
 from jaxnn.linalg.spaces import dot
 from jaxnn.types import Array, ArrayLike, Key, Params
 
@@ -214,7 +214,7 @@ def inertia(
     eps = float(jnp.finfo(linalg.coordinates(params).dtype).eps)
     tolerance = eps**0.5 if tolerance is None else tolerance
     limit = gradient_tolerance(params) if max_gradient_norm is None else max_gradient_norm
-    function = objective if isinstance(objective, Partial) else Partial(objective)
+    function = carried(objective)
     key = jax.random.key(0) if key is None else key
     return _inertia(function, params, args, tolerance, limit, key, ends, products)
 

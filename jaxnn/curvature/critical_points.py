@@ -7,12 +7,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.tree_util import Partial
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import linalg
 from jaxnn.curvature import newton_steps
 from jaxnn.errors import invalid, require_between
+from jaxnn.linalg.operators import carried
 from jaxnn.types import Array, ArrayLike, Params
 
 Method = Literal["newton", "gradient_norm", "saddle_free"]
@@ -111,7 +111,7 @@ def find_critical_point(
             require_between(where, value, 0.0, float("inf"), low_open=True, remedy=remedy)
     linalg.hessian(objective, params, *args)  # which raises for what is no smooth objective
     tolerance = gradient_tolerance(params) if tolerance is None else tolerance
-    function = objective if isinstance(objective, Partial) else Partial(objective)
+    function = carried(objective)
     return _search(function, params, args, tolerance, radius, method, max_steps, products)
 
 

@@ -18,7 +18,7 @@ from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, outputs_of, scores
 from jaxnn.errors import invalid
 from jaxnn.linalg.batches import mean_over_batches
-from jaxnn.linalg.operators import LinearOperator, Static
+from jaxnn.linalg.operators import LinearOperator, Static, carried
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree
 
 
@@ -67,7 +67,7 @@ def gauss_newton(
             expected="(N,), one number per example, or a scalar, their mean",
             remedy="Sum over the outputs of an example, as the losses of jaxnn.losses do.",
         )
-    return _through_outputs(f, Partial(_loss_hessian, _carried(loss)), params, (x, y), batch_size)
+    return _through_outputs(f, Partial(_loss_hessian, carried(loss)), params, (x, y), batch_size)
 
 
 def fisher(
@@ -122,13 +122,13 @@ def _through_outputs(
     f: Apply, metric: Partial, params: Params, data: tuple, batch_size: int | None
 ) -> LinearOperator:
     """Jᵀ M J, where `metric(z, *targets, u)` is M u, with the 1/N of the mean over a batch."""
-    carried = (Static(batch_size), _carried(f), metric, params, data)
-    product = Partial(_product, *carried)
+    bound = (Static(batch_size), carried(f), metric, params, data)
+    product = Partial(_product, *bound)
     return LinearOperator(
         *(product, product),
         *(params, params),
         structure="positive_semidefinite",
-        form=Partial(_form, *carried),
+        form=Partial(_form, *bound),
     )
 
 
@@ -170,7 +170,3 @@ def _score_products(loss: Callable, z: Array, labels: Array, u: Array) -> Array:
     highest = lax.Precision.HIGHEST
     slopes = jnp.einsum("nsk,nk->ns", r, u.reshape(n, -1), precision=highest)
     return jnp.einsum("nsk,ns->nk", r, slopes / (n * s), precision=highest).reshape(z.shape)
-
-
-def _carried(function: Callable) -> Partial:
-    return function if isinstance(function, Partial) else Partial(function)

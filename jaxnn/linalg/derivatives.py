@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxnn import tree
 from jaxnn.errors import invalid, is_traced
 from jaxnn.linalg.batches import mean_over_batches, require_batches
-from jaxnn.linalg.operators import LinearOperator, Static
+from jaxnn.linalg.operators import LinearOperator, Static, carried
 from jaxnn.types import Array, Params, PyTree
 
 
@@ -33,7 +33,7 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
     Array([1., 4., 9.], dtype=float32)
     """
     tree.require_differentiable("params", params)
-    f = f if isinstance(f, Partial) else Partial(f)
+    f = carried(f)
     outputs = jax.eval_shape(f, params, *args)
     tree.require_differentiable("f(params)", outputs)
     return LinearOperator(
@@ -97,9 +97,8 @@ def hessian(
         require_batches("hessian", args, batch_size)
         first = jax.tree.map(lambda a: jnp.asarray(a)[:batch_size], args)
     require_objective("hessian(objective)", objective, params, *first, evaluate=check)
-    function = objective if isinstance(objective, Partial) else Partial(objective)
-    carried = Static(batch_size), function, params, args
-    product, form = Partial(_hessian_product, *carried), Partial(_hessian_form, *carried)
+    bound = Static(batch_size), carried(objective), params, args
+    product, form = Partial(_hessian_product, *bound), Partial(_hessian_form, *bound)
     return LinearOperator(*(product, product), *(params, params), structure="symmetric", form=form)
 
 

@@ -34,6 +34,15 @@ class Static:
     value: Any
 
 
+def carried(function: Callable) -> Partial:
+    """The function as a pytree, which an operator carries with the arrays that a `Partial` binds.
+
+    >>> carried(carried(jnp.sin))(0.0)
+    Array(0., dtype=float32, weak_type=True)
+    """
+    return function if isinstance(function, Partial) else Partial(function)
+
+
 @dataclass(frozen=True, init=False, eq=False)
 class LinearOperator:
     """A linear map A from pytrees like `domain` to pytrees like `codomain`.
@@ -84,8 +93,7 @@ class LinearOperator:
         form: Callable[[PyTree], Array] | None = None,
     ):
         for name, function in (("matvec", matvec), ("rmatvec", rmatvec), ("form", form)):
-            carries_arrays = function is None or isinstance(function, Partial)
-            object.__setattr__(self, name, function if carries_arrays else Partial(function))
+            object.__setattr__(self, name, function if function is None else carried(function))
         object.__setattr__(self, "domain", _structure(domain))
         object.__setattr__(self, "codomain", _structure(codomain))
         object.__setattr__(self, "structure", structure)
