@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def invalid(argument: str, *, got: Any, expected: str, remedy: str) -> ValueError:
@@ -89,3 +90,22 @@ def require_optimizer(argument: str, optimizer: Any) -> None:
             expected="a pair of functions init(params) and update(grads, state, params)",
             remedy="Call its constructor: optimizers.adam(1e-3), optax.adam(1e-3).",
         )
+
+
+def require_examples(argument: str, data: Any, *, remedy: str) -> int:
+    """The number of examples, along the first axis of every leaf; raises where it is not one.
+
+    >>> require_examples("fit(data)", (jnp.ones((5, 2)), jnp.ones(5)), remedy="")
+    5
+    """
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or lengths & {(), (0,)}:
+        raise invalid(
+            argument,
+            got=f"shapes {', '.join(map(str, shapes))}" if shapes else "no arrays",
+            expected="the same number of examples, at least one, along the first axis of each",
+            remedy=remedy,
+        )
+    ((examples,),) = lengths
+    return examples

@@ -10,8 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Float, Shaped
 
 from jaxnn import losses, tree
-from jaxnn.errors import invalid
-from jaxnn.linalg.batches import num_examples
+from jaxnn.errors import invalid, require_examples
 from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree
 
@@ -172,7 +171,7 @@ HEADS: dict[str, Head] = {
 
 
 def _outputs_in_batches(f: Apply, params: Params, x: PyTree, batch_size: int | None) -> Array:
-    n = num_examples("drawn_labels(x)", x)
+    n = require_examples("drawn_labels(x)", x, remedy="The batch axis comes first in x.")
     if batch_size is None or batch_size >= n:
         return f(params, x)
     whole = n // batch_size * batch_size

@@ -143,11 +143,9 @@ def participation_ratio(spectrum: Spectrum) -> Estimate:
 
 def _samples(spectrum: Spectrum, function: Callable[[Array], Array]) -> Float[Array, "probes"]:
     """tr f(A) from every probe; of eigenvalues there is one, that is exact."""
-    if not isinstance(spectrum, SpectralDensity):
-        return jnp.sum(function(spectrum))[None]
-    there = spectrum.weights != 0  # where it is NaN, that has to be seen
-    terms = spectrum.weights * function(jnp.where(there, spectrum.nodes, 1.0))
-    return spectrum.size * jnp.sum(jnp.where(there, terms, 0.0), axis=1)
+    if isinstance(spectrum, SpectralDensity):
+        return spectrum.samples(function)
+    return jnp.sum(function(spectrum))[None]
 
 
 def _estimate(spectrum: Spectrum, samples: Float[Array, "probes"]) -> Estimate:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_examples
 from jaxnn.types import Array, ArrayLike, Key
 
 
@@ -61,12 +61,13 @@ def split(
             expected="at least one",
             remedy="Pass x, or x and y, behind the key.",
         )
-    n = _num_examples("split(arrays)", *arrays)
+    remedy = "Transpose arrays that have examples on another axis."
+    n = require_examples("split(arrays)", arrays, remedy=remedy)
     n_train, n_validation, n_test = _part_sizes(n, fractions, sizes)
     if stratify is None:
         order = jax.random.permutation(key, n)
     else:
-        _num_examples("split(stratify)", arrays[0], stratify)
+        require_examples("split(stratify)", (arrays[0], stratify), remedy=remedy)
         order = _interleaved(key, jnp.asarray(stratify))
     start_test = n - n_test
     parts = (
@@ -224,18 +225,6 @@ def one_hot(labels: Integer[ArrayLike, "*N"], num_classes: int) -> Float[Array, 
     vectors = jax.nn.one_hot(labels, num_classes)
     known = (labels >= 0) & (labels < num_classes)
     return jnp.where(known[..., None], vectors, jnp.nan)
-
-
-def _num_examples(argument: str, *arrays: ArrayLike) -> int:
-    shapes = [jnp.shape(a) for a in arrays]
-    if () in shapes or len({shape[0] for shape in shapes}) != 1:
-        raise invalid(
-            argument,
-            got=f"shapes {', '.join(map(str, shapes))}",
-            expected="the same number of examples on every first axis",
-            remedy="Transpose arrays that have examples on another axis.",
-        )
-    return shapes[0][0]
 
 
 def _part_sizes(n: int, fractions: tuple | None, sizes: tuple | None) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_examples
 from jaxnn.types import Array, PyTree
 
 
@@ -70,7 +70,8 @@ def added(total: PyTree, lost: PyTree, term: PyTree) -> tuple[PyTree, PyTree]:
 
 def require_batches(function: str, data: tuple[PyTree, ...], batch_size: int) -> int:
     """How many examples there are; raises where they are not to be had in such batches."""
-    n = num_examples(f"{function}(data)", data)
+    remedy = "Arrays that are no examples belong into the function, by functools.partial."
+    n = require_examples(f"{function}(data)", data, remedy=remedy)
     if batch_size < 1:
         raise invalid(
             f"{function}(batch_size)",
@@ -78,18 +79,4 @@ def require_batches(function: str, data: tuple[PyTree, ...], batch_size: int) ->
             expected="an integer ≥ 1, or None",
             remedy="None takes all of the data at once.",
         )
-    return n
-
-
-def num_examples(argument: str, data: PyTree) -> int:
-    """How many examples there are along the first axes; raises where that is not one number."""
-    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise invalid(
-            argument,
-            got=f"lengths {sorted(lengths)}",
-            expected="the same number of examples, at least one, along every first axis",
-            remedy="Arrays that are no examples belong into the function, by functools.partial.",
-        )
-    ((n,),) = lengths
     return n

@@ -45,15 +45,18 @@ class SpectralDensity(NamedTuple):
     products: int
     symmetric: Bool[Array, ""]
 
-    def trace(self, function: Callable[[Array], Array] = lambda x: x) -> Estimate:
-        """tr f(A) = n E[Σ_j ω_j f(θ_j)], with its standard error over the probes.
+    def samples(self, function: Callable[[Array], Array]) -> Float[Array, "probes"]:
+        """n Σ_j ω_j f(θ_j) of every probe, estimates of tr f(A).
 
         Nodes of weight 0 are left out: f may be infinite there.
         """
         there = self.weights != 0  # also of NaN, which has to be seen
         values = function(jnp.where(there, self.nodes, 1.0))
-        terms = jnp.where(there, self.weights * values, 0.0)
-        return mean_of(self.size * jnp.sum(terms, axis=1), self.products)
+        return self.size * jnp.sum(jnp.where(there, self.weights * values, 0.0), axis=1)
+
+    def trace(self, function: Callable[[Array], Array] = lambda x: x) -> Estimate:
+        """tr f(A) = E[n Σ_j ω_j f(θ_j)], with its standard error over the probes."""
+        return mean_of(self.samples(function), self.products)
 
     def self_check(self) -> Float[Array, ""]:
         """The largest error of the rule's first two moments, relative to ‖A z‖/‖z‖ and its square.

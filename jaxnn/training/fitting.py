@@ -25,8 +25,8 @@ from jaxnn.training.steps import (
     measure,
     objective_of,
     one_step,
-    require_examples,
     require_key,
+    require_pair,
 )
 from jaxnn.types import Apply, Array, Key, Objective, Params, PyTree
 
@@ -129,9 +129,9 @@ def fit(
     """
     require_optimizer("fit(optimizer)", optimizer)
     tree.require_differentiable("fit(params)", params)
-    examples = require_examples("fit(data)", data)
+    examples = require_pair("fit(data)", data)
     if validation is not None:
-        require_examples("fit(validation)", validation)
+        require_pair("fit(validation)", validation)
     params, data, validation, state = tree.strong((params, data, validation, state))
     require_at_least_one("fit(steps)", steps, "It is the number of updates.")
     require_batch_size("fit(batch_size)", batch_size, examples)

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from jaxnn import tree
-from jaxnn.errors import invalid, require_optimizer
+from jaxnn.errors import invalid, require_examples, require_optimizer
 from jaxnn.minibatches import (
     order_at,
     require_at_least_one,
@@ -82,7 +82,7 @@ def descend(
     0.000 3.000
     """
     tree.require_differentiable("descend(params)", params)
-    examples = require_examples("descend(data)", data)
+    examples = require_pair("descend(data)", data)
     require_at_least_one("descend(steps)", steps, "It is the number of updates.")
     require_batch_size("descend(batch_size)", batch_size, examples)
     params, data = tree.strong((params, data))
@@ -201,7 +201,7 @@ def _order_key(key: Key) -> Key:
     return jax.random.split(key)[0]
 
 
-def require_examples(argument: str, data: Any) -> int:
+def require_pair(argument: str, data: Any) -> int:
     """The number of examples of (x, y); raises unless it is one number, at least 1."""
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise invalid(
@@ -210,17 +210,7 @@ def require_examples(argument: str, data: Any) -> int:
             expected="a pair (x, y)",
             remedy="Without targets, pass (x, None).",
         )
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    lengths = {shape[:1] for shape in shapes}
-    if len(lengths) != 1 or lengths & {(), (0,)}:
-        raise invalid(
-            argument,
-            got=f"shapes {', '.join(map(str, shapes))}",
-            expected="the same number of examples, at least one, along the first axis of each",
-            remedy="The batch axis comes first in x and y.",
-        )
-    ((examples,),) = lengths
-    return examples
+    return require_examples(argument, data, remedy="The batch axis comes first in x and y.")
 
 
 def require_key(argument: str, key: Key | None, needed: bool) -> None:

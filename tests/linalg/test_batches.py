@@ -140,10 +140,10 @@ def test_without_a_batch_size_data_are_of_any_kind():
 @pytest.mark.parametrize(
     ("data", "got"),
     [
-        ((jnp.ones(3), jnp.ones(4)), r"lengths \[\(3,\), \(4,\)\]"),
-        (({"x": jnp.ones((3, 2)), "scale": 1.0},), r"lengths \[\(\), \(3,\)\]"),
-        ((), r"lengths \[\]"),
-        ((jnp.ones((0, 2)),), r"lengths \[\(0,\)\]"),
+        ((jnp.ones(3), jnp.ones(4)), r"shapes \(3,\), \(4,\)"),
+        (({"x": jnp.ones((3, 2)), "scale": 1.0},), r"shapes \(\), \(3, 2\)"),
+        ((), "no arrays"),
+        ((jnp.ones((0, 2)),), r"shapes \(0, 2\)"),
     ],
 )
 def test_data_that_are_not_as_many_examples(data, got):
