@@ -31,21 +31,22 @@ Measured on 2026-11-25 on 2 cores of an AMD EPYC shared with other work (load 1.
 """
 
 import argparse
-import json
 import platform
-import resource
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 
 from experiments import datasets
 from jaxnn import linalg, losses, nn, optimizers, training
@@ -59,18 +60,29 @@ NETWORK = nn.serial(
 LOOP, EIGENVALUES, KRYLOV, PROBES, STEPS, SIGNS = 20, 5, 40, 10, 80, 100
 
 
-def problem() -> tuple[Callable[..., Array], Array, tuple[Array, Array]]:
-    """The objective of flat parameters, the parameters, and the data that it takes."""
+def write_problem(file: Path) -> None:
+    """Train the network, and store its parameters and the data."""
     digits = datasets.digits()
-    x = jnp.concatenate([jnp.asarray(digits.x_train), jnp.asarray(digits.x_test)]).astype("float32")
-    y = jnp.concatenate([jnp.asarray(digits.y_train), jnp.asarray(digits.y_test)])
+    x = np.concatenate([digits.x_train, digits.x_test]).astype("float32")
+    y = np.concatenate([digits.y_train, digits.y_test])
     params, _ = NETWORK.init(jax.random.key(0), (64,))
-    loss = losses.softmax_cross_entropy
+    data, loss = (jnp.asarray(x), jnp.asarray(y)), losses.softmax_cross_entropy
     params, _ = jax.jit(
-        lambda p: training.descend(NETWORK.apply, p, loss, (x, y), optimizers.adam(1e-2), steps=60)
+        lambda p: training.descend(NETWORK.apply, p, loss, data, optimizers.adam(1e-2), steps=60)
     )(params)
-    theta, unravel = ravel_pytree(params)
-    return lambda t, x, y: jnp.mean(loss(NETWORK.apply(unravel(t), x), y)), theta, (x, y)
+    flat = linalg.coordinates(params)
+    np.savez(file, theta=flat.ravel(params), x=x, y=y)
+
+
+def read_problem(file: Path) -> tuple[Callable[..., Array], Array, tuple[Array, Array]]:
+    """The objective of flat parameters, the parameters, and the data that it takes."""
+    with np.load(file) as stored:
+        theta, x, y = (jnp.asarray(stored[name]) for name in ("theta", "x", "y"))
+    flat = linalg.coordinates(
+        jax.eval_shape(lambda k: NETWORK.init(k, (64,))[0], jax.random.key(0))
+    )
+    loss = losses.softmax_cross_entropy
+    return lambda t, x, y: jnp.mean(loss(NETWORK.apply(flat.unravel(t), x), y)), theta, (x, y)
 
 
 def ours(objective, theta, data) -> dict[str, Callable[[], Any]]:
@@ -106,21 +118,25 @@ def matfree(objective, theta, data, *, batched: bool) -> dict[str, Callable[[], 
     def product(v, theta, x, y):
         return jax.jvp(lambda t: jax.grad(objective)(t, x, y), (theta,), (v,))[1]
 
-    def tridiagonal(v, steps, args):
+    def loop(v, *args):
+        step = lambda v, _: (product(v, *args) / 10, None)
+        return jax.lax.scan(step, v, None, length=LOOP)[0]
+
+    def tridiagonal(v, steps, *args):
         found = decomp.tridiag_sym(steps, reortho="full")(lambda v: product(v, *args), v)
         return found.J_small
 
-    def top(args):
-        return jnp.linalg.eigvalsh(tridiagonal(v, KRYLOV, args))[-EIGENVALUES:]
+    def top(v, *args):
+        return jnp.linalg.eigvalsh(tridiagonal(v, KRYLOV, *args))[-EIGENVALUES:]
 
-    def density(args):
+    def density(v, *args):
         def one(z):
-            nodes, u = jnp.linalg.eigh(tridiagonal(z, STEPS, args))
+            nodes, u = jnp.linalg.eigh(tridiagonal(z, STEPS, *args))
             return nodes, u[0] ** 2
 
         return over_probes(one)(jax.random.rademacher(key, (PROBES, v.size), jnp.float32))
 
-    def trace(args):
+    def trace(v, *args):
         if batched:
             sampler = stochtrace.sampler_signs(v, num=SIGNS)
             integrand = stochtrace.monte_carlo_trace()
@@ -129,19 +145,9 @@ def matfree(objective, theta, data, *, batched: bool) -> dict[str, Callable[[], 
         forms = over_probes(lambda z: z @ product(z, *args))
         return forms(jax.random.rademacher(key, (SIGNS, v.size), jnp.float32))
 
-    def loop(args):
-        step = lambda v, _: (product(v, *args) / 10, None)
-        return jax.lax.scan(step, v, None, length=LOOP)[0]
-
-    tasks = {
-        "product": lambda args: product(v, *args),
-        "in a loop": loop,
-        "top 5": top,
-        "density": density,
-        "trace": trace,
-    }
-    args = (theta, *data)
-    return {name: partial(jax.jit(task), args) for name, task in tasks.items()}
+    tasks = {"product": product, "in a loop": loop, "top 5": top, "density": density}
+    tasks["trace"] = trace
+    return {name: partial(jax.jit(task), v, theta, *data) for name, task in tasks.items()}
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -151,38 +157,48 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def peak(name: str, task: str) -> float:
-    """Megabytes at the peak of a process that runs one task of one library."""
-    argv = [sys.executable, "-m", __spec__.name, "--alone", name, task]
-    return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+LIBRARIES: dict[str, Callable[..., dict[str, Callable[[], Any]]]] = {
+    "ours": ours,
+    "batched": partial(matfree, batched=True),
+    "mapped": partial(matfree, batched=False),
+}
+
+
+def peak(file: Path, name: str, task: str) -> float:
+    """Megabytes at the peak of a process that runs one task: imports and compilation as well."""
+    argv = [sys.executable, "-m", __spec__.name, "--alone", str(file), name, task]
+    return float(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
-    """Time all tasks in turns and print the table of ratios."""
+    """Print the table, or as a process of its own the memory of one task."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--only", nargs="+", metavar="TASK")
     parser.add_argument("--memory", action="store_true", help="measure the peaks as well")
-    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-
-    parts = problem()
-    libraries = {
-        "ours": ours(*parts),
-        "batched": matfree(*parts, batched=True),
-        "mapped": matfree(*parts, batched=False),
-    }
     if options.alone:
-        name, task = options.alone
-        seconds(libraries[name][task])
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        file, name, task = options.alone
+        seconds(LIBRARIES[name](*read_problem(Path(file)))[task])
+        # Not `getrusage`: its maximum begins with the memory of the process that forked this one.
+        (line,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+        print(int(line) / 1024)
         return
-
     print(
         f"{jax.devices()[0].device_kind} ({platform.machine()}), "
         f"Python {platform.python_version()}, jax {jax.__version__}, "
         f"jaxlib {version('jaxlib')}, matfree {version('matfree')}, {options.repeats} repeats\n"
     )
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "problem.npz"
+        write_problem(file)
+        compare(file, options)
+
+
+def compare(file: Path, options: argparse.Namespace) -> None:
+    """Time all tasks in turns and print the table of ratios."""
+    libraries = {name: make(*read_problem(file)) for name, make in LIBRARIES.items()}
     headers = ["ours", "matfree", "mapped", "ours/best", "first call", "matfree"]
     headers += ["peak MB", "matfree", "mapped"] if options.memory else []
     print(f"{'':10}" + "".join(f"{h:>11}" for h in headers))
@@ -208,7 +224,7 @@ def main() -> None:
             row += [""]
         row += [f"{first[n]:.1f} s" if n in first else "" for n in ("ours", "batched")]
         if options.memory:
-            row += [f"{peak(name, task):.0f}" if name in calls else "" for name in libraries]
+            row += [f"{peak(file, name, task):.0f}" if name in calls else "" for name in libraries]
         print(f"{task:10}" + "".join(f"{cell:>11}" for cell in row), flush=True)
         if task in ("product", "in a loop") and unit:
             print(f"{'':10}{middle['ours'] / unit:11.2f} gradients")
