@@ -15,6 +15,13 @@ def _strict_promotion():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_released():
+    """Each compiled program maps memory, and Linux ends a process with more than 65,530 maps."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Runs the test in both precisions; float64 means that JAX's default float is float64."""

@@ -47,9 +47,10 @@ def extracted(module: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("module", "extras"), [("experiments", {"experiments"}), ("pytest", {"experiments", "test"})]
+    ("module", "options", "extras"),
+    [("experiments", [], {"experiments"}), ("pytest", ["-n", "auto"], {"experiments", "test"})],
 )
-def test_the_command_lines_are_those_of_ci(module, extras):
+def test_the_command_lines_are_those_of_ci(module, options, extras):
     command = extracted(module)
     assert command in {block.strip() for _, block in blocks("sh")}  # alone in its block
     venv, install, run = (shlex.split(part) for part in command.split(" && "))
@@ -58,7 +59,7 @@ def test_the_command_lines_are_those_of_ci(module, extras):
     named = re.fullmatch(r"\.\[(.*)\]", install[-1])
     assert named is not None
     assert set(named[1].split(",")) == extras
-    assert run == [".venv/bin/python", "-m", module]
+    assert run == [".venv/bin/python", "-m", module, *options]
 
 
 def test_ci_runs_nothing_in_their_place():

@@ -139,6 +139,7 @@ def curved(seed, values, dtype):
     return a, lambda p: 0.5 * p @ jnp.asarray(a, dtype) @ p
 
 
+@pytest.mark.slow
 def test_saddle_free_newton_is_newton_on_a_convex_quadratic(dtype):
     a, form = curved(0, [0.5, 3.0, 1.0, 2.0, 5.0], dtype)
     b = np.random.default_rng(1).normal(size=5)

@@ -45,6 +45,7 @@ def test_random_search_hits_the_best_share_as_often_as_predicted():
     assert search.hit_probability(0, 1.0) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_every_run_is_the_one_of_a_loop(batch_size):
     def measure(key, rate, batch, penalty):

@@ -64,6 +64,7 @@ def test_correlations_are_those_of_a_wide_network():
     assert abs(measured - predicted) < 4 / n**0.5
 
 
+@pytest.mark.slow
 def test_the_edge_of_chaos(float64):
     critical = jax.jit(lambda b: signal.critical_weight_std(nn.tanh(), bias_std=b))
     for bias in (0.05**0.5, 0.5):

@@ -129,6 +129,7 @@ def test_unfit_stopping_is_refused(call, message):
 NET = nn.serial(nn.dense(5), nn.tanh(), nn.dropout(0.3), nn.dense(1))
 
 
+@pytest.mark.slow
 def test_a_descent_is_the_fit_and_maps_over_rates_and_keys():
     params, _ = NET.init(jax.random.key(0), (3,))
     problem = (NET.apply, params, losses.half_squared_error, (X, Y[:, None]))

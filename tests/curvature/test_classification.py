@@ -46,6 +46,7 @@ def polynomial(p, c):
     return sum(c[i] * p[0] ** j * p[1] ** k for i, (j, k) in enumerate(MONOMIALS))
 
 
+@pytest.mark.slow
 def test_semidefinite_hessians_decide_nothing_also_at_points_found_by_search(dtype):
     def end(start, c):
         found = find_critical_point(polynomial, start, c)
@@ -148,6 +149,7 @@ def test_the_escape_direction_is_the_lowest_eigenvector_and_leads_down(products,
         assert float(found.residual) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_run_along_the_escape_direction_falls_as_its_eigenvalue_says(float64):
     net = Autoencoder(3, width=2)
     covariance, point = jnp.asarray(net.covariance), net.point((1, 4), seed=0)

@@ -126,6 +126,7 @@ def test_a_trajectory_is_that_of_a_loop(optimizer, bits):
     assert (run.residuals <= 1e-4 * run.sharpness).all()
 
 
+@pytest.mark.slow
 def test_optax_and_going_on_from_where_a_run_ended(float64, standard_promotion):
     params, x, y = problem(6, float64)
     optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
@@ -142,6 +143,7 @@ def test_optax_and_going_on_from_where_a_run_ended(float64, standard_promotion):
     assert np.abs(flat(second.params) - flat(forgetful.params)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_records_after_the_first_are_cheap():
     params, x, y = problem(7, "float32")
     descent = optimizers.gradient_descent(1e-6)
@@ -149,6 +151,7 @@ def test_records_after_the_first_are_cheap():
     assert (run.products[1:] <= run.products[0] - 8).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_in_nan_and_is_not_converged():
     matrix = symmetric(8, np.linspace(1.0, 10.0, 120))
     args = jnp.asarray(matrix, jnp.float32), jnp.ones(120, jnp.float32)

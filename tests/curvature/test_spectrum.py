@@ -47,6 +47,7 @@ def test_eigenvalues_are_summarized_exactly(found, oracle, seed, dtype):
     assert estimate.value.dtype == dtype
 
 
+@pytest.mark.slow
 def test_a_density_estimates_the_same_within_its_standard_error(dtype):
     dense = matrix(2)
     operator = linalg.from_dense(jnp.asarray(dense, dtype), structure="symmetric")

@@ -249,6 +249,7 @@ def test_a_step_of_fit_is_the_gradient_that_is_promised(float64):
     np.testing.assert_allclose(moved.history["reconstruction_error"], [error])
 
 
+@pytest.mark.slow
 def test_divergence_stops_at_the_last_finite_parameters_and_runs_are_vmapped():
     x = jnp.asarray(stripes(20), "float32")
     start = rbm.init(jax.random.key(0), 6, 2)

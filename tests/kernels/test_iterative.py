@@ -27,6 +27,7 @@ def test_solutions_are_those_of_the_dense_kernel(columns, float64):
     assert found.converged
 
 
+@pytest.mark.slow
 def test_the_preconditioner_saves_steps(float64):
     rng = np.random.default_rng(1)
     x, b = jnp.asarray(rng.normal(size=(60, 2))), jnp.asarray(rng.normal(size=60))
@@ -37,6 +38,7 @@ def test_the_preconditioner_saves_steps(float64):
     assert steps[1] < 0.4 * steps[0]
 
 
+@pytest.mark.slow
 def test_kernels_of_infinite_width_are_solved_without_storing_them():
     rng = np.random.default_rng(2)
     x, b = (

@@ -118,6 +118,7 @@ def test_shapes_that_do_not_fit():
             assert str(error.value).startswith(start)
 
 
+@pytest.mark.slow
 def test_the_evidence_selects_the_weights_of_an_infinite_network(float64):
     rng = np.random.default_rng(5)
     x = jnp.asarray(rng.normal(size=(40, 3)))

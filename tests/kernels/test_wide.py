@@ -77,6 +77,7 @@ def test_bad_input_is_refused():
             assert str(error.value).startswith(start)
 
 
+@pytest.mark.slow
 def test_monte_carlo_has_the_standard_errors_of_its_draws(float64):
     net = nn.mlp((5, 2), weight_std=1.3, bias_std=0.2)
     x1, x2 = (jnp.asarray(np.random.default_rng(s).normal(size=(2, 3))) for s in (1, 2))

@@ -134,6 +134,7 @@ def test_more_vectors_than_the_cache_holds_are_not_batched_by_default():
 METHODS = ["hutchinson", "hutch++", "xtrace"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, "quadrature"])
 def test_no_result_depends_on_the_budget(method):
     rng = np.random.default_rng(5)

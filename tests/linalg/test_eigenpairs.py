@@ -187,6 +187,7 @@ def counted(values, calls):
     return linalg.LinearOperator(product, product, values, values, structure="symmetric")
 
 
+@pytest.mark.slow
 def test_products_are_counted(float64):
     which = "both"
     calls = []
@@ -199,6 +200,7 @@ def test_products_are_counted(float64):
     assert int(few.products) == len(calls) == 8 + 3
 
 
+@pytest.mark.slow
 def test_products_are_counted_with_a_shift(float64):
     calls = []
     values = jnp.linspace(1.0, 4.0, N)
@@ -276,6 +278,7 @@ def test_what_is_not_finite_does_not_converge(bad, n, dtype):
         assert not found.converged
 
 
+@pytest.mark.slow
 def test_inside_jit_an_operator_that_is_not_symmetric_does_not_converge(float64):
     run = jax.jit(partial(linalg.eigsh, k=2, key=KEY))
     for n in (20, N):
@@ -290,6 +293,7 @@ def test_inside_jit_an_operator_that_is_not_symmetric_does_not_converge(float64)
         right(run(linalg.from_dense(a + a.T)), a + a.T, np.linalg.eigvalsh(a + a.T)[:-3:-1], 1e-11)
 
 
+@pytest.mark.slow
 def test_many_operators_at_once(float64):
     dtype = float64
     spectra = jnp.asarray([SPECTRA[s] for s in ("outliers", "repeated", "2 I", "zero")], dtype)

@@ -89,6 +89,7 @@ def test_it_is_the_definition_with_bases_that_leave_out_one_and_two(name, count,
         assert np.min(added) < -0.01  # and where chance makes them negative, they do not
 
 
+@pytest.mark.slow
 def test_without_the_correlations_the_standard_error_is_too_small():
     """The variance of 500 repetitions, by the reported standard errors and by the usual s²/m."""
     n, m = 40, 12
@@ -128,6 +129,7 @@ def test_triangles_are_inverted(dtype):
     np.testing.assert_allclose(found[1], np.linalg.inv(r) / 2, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_estimate_is_exact_when_the_others_span_the_range(name, float64):
     """Of rank r, m = r + 1 probes are enough; with two more the standard error is 0 as well."""
@@ -144,6 +146,7 @@ def test_the_estimate_is_exact_when_the_others_span_the_range(name, float64):
     assert np.max(np.abs(estimate(A, KEY, name, 8)[0] - exact)) > 1e-3
 
 
+@pytest.mark.slow
 def test_derivatives_exist(float64):
     """In the matrix: of an unbiased estimate an unbiased one, here against a difference."""
     a = jnp.asarray(matrix(2))

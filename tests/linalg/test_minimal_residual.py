@@ -297,6 +297,7 @@ def test_newton_steps_on_a_singular_indefinite_hessian(float64):
     assert relative(flat(found.x), exact) <= 1e-10
 
 
+@pytest.mark.slow
 def test_vmap_does_each_as_if_alone(float64):
     a, inverse, b = symmetric(20, 30.0, N - 5)
     null = b - a @ inverse @ b

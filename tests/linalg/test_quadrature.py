@@ -183,6 +183,7 @@ def test_the_self_check_sees_a_wrong_declaration(dtype):
         assert np.all(np.isnan(linalg.density(broken, jnp.ones(2, dtype), width=0.1, scale=scale)))
 
 
+@pytest.mark.slow
 def test_trees_jit_and_vmap(float64):
     a = symmetric(8, np.linspace(0.5, 3.0, 12))
     space = {"W": jnp.zeros((2, 5)), "b": [jnp.zeros(2, jnp.float32)]}
@@ -314,6 +315,7 @@ def repeated(A, keys):
     return jax.lax.map(once, keys)
 
 
+@pytest.mark.slow
 def test_standard_errors_cover_the_truth_as_often_as_they_say():
     a = symmetric(3, np.random.default_rng(3).uniform(0.5, 4.0, 60)).astype(np.float32)
     keys = jax.random.split(jax.random.key(1), REPETITIONS)

@@ -197,6 +197,7 @@ def test_other_probes(sampler, dtype):
     close(found[:2], mean_and_error(np.sum(z * (z @ a.astype(np.float64).T), axis=1)), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_trees_of_two_precisions_under_jit_and_vmap(method, float64):
     """Their coordinates are those of the matrix, and the result is the same for each key."""
@@ -243,6 +244,7 @@ def covered(interval, truth):
     return np.mean((low <= truth) & (truth <= high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "probes"), [("hutchinson", 100), ("hutchinson", 12), ("hutch++", 45), ("xtrace", 60)]
 )

@@ -165,6 +165,7 @@ def test_a_kink_costs_no_accuracy_where_the_function_is_split_there(float64):
     assert np.isnan(quadrature.smooth(nn.activations.relu)(*moments)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [quadrature.kinked, quadrature.smooth])
 def test_second_derivatives_of_numerical_duals(rule, float64):
     k, v1, v2 = arrays(0.3, 1.1, 0.7, dtype="float64")

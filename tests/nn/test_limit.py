@@ -210,6 +210,7 @@ def test_gradients_in_the_inputs(name, float64):
         np.testing.assert_allclose(gradient[index], difference, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_gradients_are_finite_where_the_kernel_has_kinks(name):
     layer = ACTIVATIONS[name][0]()

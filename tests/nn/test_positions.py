@@ -81,6 +81,7 @@ EXACT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_the_limit_is_the_mean_over_random_networks(name, float64):
     in_shape, net = EXACT[name]
@@ -212,6 +213,7 @@ def test_pairs_of_equal_positions_need_no_others(name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["last", "sequence"])
 def test_a_recurrence_of_equal_times_is_its_part_of_all_times(output):
     net = nn.rnn(3, output=output, activation=nn.relu(), bias_std=0.3, reverse=True)
