@@ -192,5 +192,7 @@ def plot(config, metrics, axes):
         density.axvline(value, color="C1", lw=1, label=label)
     floor = 0.1 / metrics["size"]
     density.set(xlabel="eigenvalue λ of the Hessian", ylabel="density of ln λ", ylim=(floor, None))
+    for axis in (counts.xaxis, counts.yaxis, gaps.xaxis):
+        axis.get_major_locator().set_params(integer=True)
     for panel in axes:
         panel.legend()

@@ -1,5 +1,7 @@
 """One form for every message about bad input: argument, got, expected, remedy."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,6 +76,16 @@ def require_between(
     if not (above and below):
         interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
         raise invalid(argument, got=value, expected=f"a number in {interval}", remedy=remedy)
+
+
+def takes_keywords(function: Callable) -> bool:
+    """Whether a function has **keywords: an update that does can be told value and value_fn.
+
+    >>> takes_keywords(lambda grads, state, **extra: None), takes_keywords(lambda grads: None)
+    (True, False)
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def require_optimizer(argument: str, optimizer: Any) -> None:

@@ -71,13 +71,27 @@ def norm(x: PyTree) -> Array:
     >>> norm((jnp.array([3e-30]), jnp.array(4e-30)))
     Array(5.e-30, dtype=float32)
     """
-    sizes = _widened([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(x)])
-    largest = reduce(jnp.maximum, sizes) if sizes else jnp.zeros(())
+    largest = largest_entry(x)
     # A unit for the entries, and no function of them to be differentiated.
     ordinary = (largest > 0) & jnp.isfinite(largest)
-    unit = jax.lax.stop_gradient(jnp.where(ordinary, largest, 1.0))
-    parts = jax.tree.map(lambda leaf: leaf / unit.astype(jnp.result_type(leaf)), x)
+    # Its reciprocal, by which XLA multiplies, is not to vanish.
+    unit = jnp.minimum(largest, float(jnp.finfo(largest.dtype).max) / 8)
+    unit = jax.lax.stop_gradient(jnp.where(ordinary, unit, 1))
+    # In the widest dtype: the unit of one leaf may be beyond what another can hold.
+    *leaves, wide = _widened([*jax.tree.leaves(x), unit])
+    parts = [leaf / wide for leaf in leaves]
     return unit * jnp.sqrt(jnp.real(dot(parts, parts)))
+
+
+def largest_entry(x: PyTree) -> Array:
+    """max_i |xᵢ| over all coordinates of all leaves, a real number; 0 where there are none.
+
+    >>> largest_entry({"a": jnp.array([1.0, -3.0]), "b": 2.0})
+    Array(3., dtype=float32)
+    """
+    sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]
+    sizes = [a if jnp.issubdtype(a.dtype, jnp.inexact) else a.astype(float) for a in sizes]
+    return reduce(jnp.maximum, _widened(sizes)) if sizes else jnp.zeros(())
 
 
 def size(x: PyTree) -> int:
@@ -167,8 +181,8 @@ def _cast(value: ArrayLike, leaf: ArrayLike) -> Array:
     return jnp.asarray(value, leaf_dtype)
 
 
-def _widened(values: list[Array]) -> list[Array]:
-    """Numbers of several dtypes in the widest, whatever promotions JAX is set to."""
-    kind = lambda d: [jnp.issubdtype(d, k) for k in (jnp.complexfloating, jnp.inexact)]
-    widest = max((a.dtype for a in values), key=lambda d: (*kind(d), d.itemsize), default=None)
-    return [a.astype(widest) for a in values]
+def _widened(values: list[ArrayLike]) -> list[Array]:
+    """Arrays of several dtypes in one that holds them all, whatever promotions JAX is set to."""
+    with jax.numpy_dtype_promotion("standard"):
+        widest = jnp.result_type(*values)
+    return [jnp.asarray(a).astype(widest) for a in values]

@@ -48,6 +48,9 @@ def test_clipped_gradients_keep_direction_dtype_and_zero():
         assert length == pytest.approx(2.0, rel=0.01) or size < 1
         a, b = (np.float64(g["W"]).ravel() for g in (grads, clipped))
         assert -a @ b == pytest.approx(np.linalg.norm(a) * np.linalg.norm(b), rel=1e-3)
+    for beyond in (jnp.full(7, 3e38), jnp.full(7, 1e37)):  # whose length, or 1e-3/length, is
+        assert np.all(np.isnan(update(beyond, 1e-3)))
+    assert update((), 2.0) == ()
     zeros = tree.scale(0.0, grads_of(jnp.float32))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(update(zeros, 2.0)))
     mixed = {"a": jnp.ones(4), "b": jnp.ones(12, jnp.bfloat16)}
@@ -106,6 +109,68 @@ def test_wrappers_of_optax_pass_the_value_on():
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = seen.update(grads, state, grads, value=jnp.array(1.0))
     assert np.all(np.isfinite(updates))
+
+
+WELL = jnp.array([[3.0, 1.0, 0.5], [1.0, 2.0, -1.0], [0.5, -1.0, -4.0]])
+START = jnp.array([1.0, 2.0, -1.0])
+MASK = jnp.array([True, True, False])
+
+
+def well(p):
+    return 0.5 * p @ WELL @ p
+
+
+def newton_step(wrapped):
+    value, grads = jax.value_and_grad(well)(START)
+    told = {"value": value, "grad": grads, "value_fn": well}
+    return np.asarray(wrapped.update(grads, wrapped.init(START), START, **told)[0])
+
+
+def test_wrappers_of_newton_s_method_pass_the_objective_on():
+    newton = optimizers.saddle_free_newton(rank=3, damping=0.1)
+    step, size = newton_step(newton), float(jnp.linalg.norm(WELL @ START))
+    shorter = newton_step(optimizers.clipped(newton, norm=0.25 * size))
+    np.testing.assert_allclose(shorter, 0.25 * step, rtol=1e-4)
+    np.testing.assert_allclose(newton_step(optimizers.noisy(newton, KEY, 0.0)), step, rtol=1e-4)
+    assert np.linalg.norm(newton_step(optimizers.noisy(newton, KEY, 0.1)) - step) > 1e-3
+
+
+def test_masked_newton_is_newton_in_the_mask():
+    newton = optimizers.masked(optimizers.saddle_free_newton(rank=3, damping=(0.0, 0.5)), MASK)
+    a, p = np.float64(WELL), np.float64(START)
+    least = -np.linalg.solve(a[:2, :2], a[:2] @ p)  # of the convex restriction
+    np.testing.assert_allclose(newton_step(newton), [*least, 0.0], rtol=1e-4)
+    told = optimizers.masked(Told, MASK)
+    grads = WELL @ START
+    _, seen = told.update(grads, (), START, value=1.0, grad=grads, value_fn=well)
+    np.testing.assert_array_equal(seen, [*grads[:2], 0.0])
+    for missing in ({"value_fn": None}, {}):
+        with pytest.raises(ValueError, match="update: value_fn: got None"):
+            newton.update(grads, newton.init(START), START, **missing)
+    with pytest.raises(ValueError, match="update: params: got None"):
+        newton.update(grads, newton.init(START), value_fn=well)
+
+
+Told = optimizers.Optimizer(
+    lambda params: (), lambda grads, state, params=None, *, grad, **_: (grads, grad)
+)
+"""Its state is the gradient that it is told of."""
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optimizers.clipped(optimizers.saddle_free_newton(rank=2), norm=1.0),
+        optimizers.masked(
+            optimizers.perturbed_gradient_descent(0.1, 1e-3, 1e-4, 5, 1e-6, key=KEY),
+            {"w": jnp.array([True, True, False]), "b": True},
+        ),
+        optimizers.clipped(optax.scale(-0.1), norm=1.0),  # which takes no keywords
+    ],
+)
+def test_fit_passes_on_to_the_wrapped_what_it_takes(optimizer):
+    run = fit(optimizer=optimizer, steps=20)
+    assert run.history["loss"][-1] < 0.7 * run.history["loss"][0]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,41 @@ def test_a_perturbation_that_leads_nowhere_ends_the_run_where_it_was_made(dtype)
     assert not escaped.finished
 
 
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(
+    ("wait", "steps"), [(0.5, 1), (3.0, 3), (3.25, 4), (2**31 - 1, 2**31 - 2), (10.0**12, None)]
+)
+def test_a_waiting_time_is_rounded_up_and_can_be_exceeded(wait, steps, traced):
+    still = jnp.zeros(2)
+
+    def run(wait, since):
+        optimizer = perturbed_gradient_descent(0.1, 1e-3, 1e-4, wait, key=jax.random.key(0))
+        state = optimizer.init(still)
+        update = lambda since: optimizer.update(still, state._replace(since=since))
+        return state.since, jax.vmap(lambda s: tree.norm(update(s)[0]))(since)
+
+    if steps is None:
+        steps = 2**31 - 2
+    since = jnp.array([steps, steps + 1], jnp.int32)
+    if traced and wait < 2**31:
+        first, sizes = jax.jit(run)(jnp.asarray(wait, float if wait < 9 else jnp.int32), since)
+    else:
+        first, sizes = run(wait, since)
+    assert first == steps + 1
+    assert sizes[0] == 0 < sizes[1]
+
+
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_values_are_compared_in_more_digits_than_the_params_have(scale):
+    still = jnp.zeros(2, jnp.bfloat16)
+    optimizer = perturbed_gradient_descent(0.1, 1e-3, 1e-4, 2, 1e-3, key=jax.random.key(0))
+    state = optimizer.init(still)
+    for value in (100.0, 99.99, 99.98, 100.0 - 0.1 * scale, 99.8):
+        updates, state = optimizer.update(still, state, still, value=jnp.float32(value))
+    assert state.finished == (scale < 0)  # it fell by 0.1, which bfloat16 does not see
+    assert updates.dtype == jnp.bfloat16
+
+
 def test_the_constants_of_the_theorem():
     d, ell, rho, epsilon, delta, delta_f, c = 50, 4.0, 2.0, 1e-2, 0.05, 3.0, 0.25
     found = perturbation(d, ell=ell, rho=rho, epsilon=epsilon, delta=delta, delta_f=delta_f, c=c)
@@ -126,6 +161,11 @@ def test_the_constants_of_the_theorem():
     assert few.gradient_threshold == pytest.approx(1 / 12**2)  # the logarithm is at least 4
     optimizer = perturbed_gradient_descent(*few, key=jax.random.key(0))
     assert optimizer.init(jnp.zeros(1)).anchor is not None
+    careful = {"epsilon": 1e-4, "delta": 0.1, "delta_f": 1.0, "c": 1e-3}
+    forever = perturbation(10**6, ell=1.0, rho=1.0, **careful)
+    assert forever.waiting_time > 2**31
+    optimizer = perturbed_gradient_descent(*forever, key=jax.random.key(0))
+    assert optimizer.init(jnp.ones(2)).since == 2**31 - 1
     for name in ("ell", "rho", "epsilon", "delta", "delta_f", "c"):
         values = {"ell": 1.0, "rho": 1.0, "epsilon": 0.1, "delta": 0.1, "delta_f": 1.0, "c": 0.1}
         bad = 2.0 if name in ("epsilon", "delta", "c") else 0.0
@@ -200,6 +240,56 @@ def test_the_damping_with_the_lowest_objective_is_taken(float64):
         assert float(state.damping) == expected
 
 
+@pytest.mark.parametrize("kind", [list, np.array, jnp.array])
+def test_an_array_of_dampings_is_several(kind):
+    objective = lambda p: 2.0 * p[0] ** 2 - p[1] ** 2
+    start = jnp.array([1.0, 0.25])
+    grads = jax.grad(objective)(start)
+    several, negative = kind([0.0, 1.0, 0.5]), kind([0.5, -0.5])
+
+    @jax.jit
+    def step(start, more):
+        optimizer = saddle_free_newton(rank=2, damping=several)
+        with unchecked(), pytest.raises(ValueError, match=r"saddle_free_newton\(damping\)"):
+            saddle_free_newton(damping=negative)
+        traced = saddle_free_newton(rank=2, damping=more)
+        told = {"value_fn": objective}
+        state = optimizer.init(start)
+        return [o.update(grads, state, start, **told) for o in (optimizer, traced)]
+
+    for updates, state in step(start, jnp.array([1.0, 0.0])):
+        np.testing.assert_allclose(updates, [-1.0, 0.25], rtol=1e-5)
+        assert (state.damping.shape, state.damping) == ((), 0.0)
+
+
+def test_on_a_linear_piece_the_damping_is_the_curvature(dtype):
+    objective = lambda p: 3.0 * p[0] - p[1]
+    start = jnp.ones(2, dtype)
+    for damping, expected in ((0.5, 0.5), ((2.0, 0.0, 4.0), 2.0), (0.0, np.inf)):
+        optimizer = saddle_free_newton(0.25, damping=damping)
+        grads, state = jax.grad(objective)(start), optimizer.init(start)
+        updates, state = optimizer.update(grads, state, start, value_fn=objective)
+        np.testing.assert_allclose(updates, np.array([-3.0, 1.0]) * 0.25 / expected, rtol=1e-6)
+    path, _, _ = descend(saddle_free_newton(), objective, start, 3)
+    assert np.all(np.diff([objective(p) for p in path]) < 0)
+
+
+def test_damped_directions_are_kept_however_flat(dtype):
+    eps = float(jnp.finfo(dtype).eps)
+    largest, flat_ = 1.0, 0.25 * eps
+    objective = lambda p: 0.5 * largest * p[0] ** 2 + 0.5 * flat_ * p[1] ** 2
+    start = jnp.asarray([eps, 1.0], dtype)
+    for damping in (1.5 * eps, 1e-2):  # a part of 2 eps is what 0 leaves out
+        optimizer = saddle_free_newton(rank=2, damping=damping)
+        grads, state = jax.grad(objective)(start), optimizer.init(start)
+        step, _ = optimizer.update(grads, state, start, value_fn=objective)
+        expected = -flat_ / (flat_ + damping)
+        np.testing.assert_allclose(step[1], expected, rtol=0.5)
+    optimizer = saddle_free_newton(rank=2, damping=0.0)
+    step, _ = optimizer.update(grads, state, start, value_fn=objective)
+    assert abs(step[1]) < 1e-3
+
+
 def test_no_gradient_no_step_and_directions_without_curvature_are_left_out(dtype):
     optimizer = saddle_free_newton(damping=0.0)
     start = jnp.asarray([1.0, 2.0, 3.0], dtype)
@@ -244,6 +334,11 @@ def test_bad_input():
             ({"rank": 0}, "rank"),
             ({"damping": -1.0}, "damping"),
             ({"damping": (0.1, -1.0)}, "damping"),
+            ({"damping": np.array([-0.5, -0.5])}, "damping"),
+            ({"damping": np.zeros(0)}, "damping"),
+            ({"damping": jnp.ones((2, 1))}, "damping"),
+            ({"damping": [[0.1, 0.2]]}, "damping"),
+            ({"damping": [jnp.ones(2)]}, "damping"),
             ({"damping": ()}, "damping"),
         ):
             with pytest.raises(ValueError, match=rf"saddle_free_newton\({name}\)"):

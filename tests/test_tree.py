@@ -177,3 +177,23 @@ def test_long_vectors_lose_no_digits(n):
         assert abs(float(dot((jnp.asarray(x),), (jnp.asarray(y),))) - exact) <= 3e-7 * exact
     size = np.sqrt(x.astype(np.float64) @ x.astype(np.float64))
     assert abs(float(tree.norm(jnp.asarray(x))) - size) <= 3e-7 * size
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (np.array([1e38, 0], "f4"), 1e38),
+        (np.array([9e37, -9e37], "f4"), 2**0.5 * 9e37),
+        ((np.zeros(3, "f4"), np.full(3, 1e-46)), 3**0.5 * 1e-46),
+        ((np.zeros(2, "f2"), np.full(2, 1e-9, "f4")), 2**0.5 * 1e-9),
+        ((np.full(2, 6e4, "f2"), np.full(2, 1e5, "f4")), 2**0.5 * np.hypot(6e4, 1e5)),
+        ((np.array([3j], "c8"), np.array([4.0])), 5.0),
+        (np.array([3, 4]), 5.0),
+        ((), 0.0),
+    ],
+)
+def test_norms_of_every_precision_and_size(x, expected, float64):
+    x = jax.tree.map(jnp.asarray, x)
+    np.testing.assert_allclose(tree.norm(x), expected, rtol=1e-3)
+    largest = max((np.max(np.abs(leaf)) for leaf in jax.tree.leaves(x)), default=0.0)
+    assert float(tree.largest_entry(x)) == float(largest)

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int
 
 from jaxnn import linalg, tree
 from jaxnn.curvature.critical_points import gradient_tolerance
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import require_between
 from jaxnn.linalg.minimal_residual import minres_qlp
 from jaxnn.linalg.operators import carried
-from jaxnn.linalg.spaces import dot
+from jaxnn.linalg.vectors import dot
+from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Array, ArrayLike, Key, Params
 
 Kind = Literal["minimum", "maximum", "saddle", "degenerate", "not critical"]
@@ -38,7 +39,8 @@ class Inertia(NamedTuple):
     tolerance                 no eigenvalue nearer to 0 is clear
     value, gradient_norm      L and ‖∇L‖
     critical                  whether ‖∇L‖ is at most its tolerance
-    complete                  whether `eigenvalues` are all
+    complete                  whether `eigenvalues` are all; if not, the counts are of those alone,
+                              and how much those in between change is not known
     converged                 whether the ends are surely the ends: no Lanczos run was cut short
     """
 
@@ -65,7 +67,10 @@ class CriticalPoint:
                    "not critical": ∇L is not 0
     index          eigenvalues that are clearly negative
     nullity        eigenvalues that are not clear
-    index_exact    whether all negative ones were seen, and index is not a lower bound
+    complete       whether `eigenvalues` are all. If not, index and nullity count those alone, and
+                   are lower bounds
+    index_exact    whether all that are negative beyond the tolerance were seen: all are complete,
+                   or the innermost of the lower end is no longer negative
     strict_saddle  whether L has a direction of clearly negative curvature; maxima are of these too
     eigenvalues, errors, tolerance, value, gradient_norm   as in `Inertia`
     """
@@ -73,6 +78,7 @@ class CriticalPoint:
     kind: Kind
     index: int
     nullity: int
+    complete: bool
     index_exact: bool
     strict_saddle: bool
     eigenvalues: Float[np.ndarray, "k"]
@@ -122,11 +128,13 @@ def classify(
         products=products,
         key=key,
     )
+    inmost = found.eigenvalues[(len(found.eigenvalues) - 1) // 2]
     return CriticalPoint(
         kind=kinds(found).item(),
         index=int(found.negative),
         nullity=int(found.zero),
-        index_exact=bool(found.complete | (found.converged & (found.negative < ends))),
+        complete=bool(found.complete),
+        index_exact=bool(found.complete | (found.converged & (inmost >= -found.tolerance))),
         strict_saddle=bool(found.critical & (found.negative > 0)),
         eigenvalues=np.asarray(found.eigenvalues),
         errors=np.asarray(found.errors),
@@ -203,13 +211,7 @@ def inertia(
         remedy="It is the length of a gradient.",
     )
     for name, number in (("ends", ends), ("products", products)):
-        if number < 1:
-            raise invalid(
-                f"inertia({name})",
-                got=number,
-                expected="an integer ≥ 1",
-                remedy="More of them see more of the spectrum.",
-            )
+        require_at_least_one(f"inertia({name})", number, "More of them see more of the spectrum.")
     linalg.hessian(objective, params, *args)  # which raises for what is no smooth objective
     eps = float(jnp.finfo(linalg.coordinates(params).dtype).eps)
     tolerance = eps**0.5 if tolerance is None else tolerance
@@ -237,8 +239,7 @@ def _inertia(
     x = flat.ravel(params)
     value, g = jax.value_and_grad(function)(x)
     relative = jnp.asarray(tolerance, flat.dtype)
-    complete = linalg.storage(n, products) == "matrix"
-    if complete:
+    if linalg.storage(n, products) == "matrix":
         matrix = hessian_at(x).to_dense()
         values, columns = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
         vectors, converged = columns.T, jnp.array(True)
@@ -253,10 +254,10 @@ def _inertia(
         product = linalg.prepared(hessian_at(x))
         newton = minres_qlp(product, g, max_condition=1 / relative, max_steps=products).x
         images = lax.map(linalg.prepared(hessian_at(x - newton)), vectors)
-    errors = jnp.linalg.norm(images - values[:, None] * vectors, axis=1) + eps * n**0.5 * norm
+    errors = jax.vmap(tree.norm)(images - values[:, None] * vectors) + eps * n**0.5 * norm
     clear = jnp.abs(values) > jnp.maximum(relative * norm, CLEAR * errors)
     count = lambda which: jnp.sum(which, dtype=jnp.int32)
-    size = jnp.linalg.norm(g)
+    size = tree.norm(g)
     return Inertia(
         negative=count(clear & (values < 0)),
         zero=count(~clear),
@@ -267,7 +268,7 @@ def _inertia(
         value=value,
         gradient_norm=size,
         critical=size <= limit,
-        complete=jnp.array(complete),
+        complete=converged & (len(values) == n),
         converged=converged,
     )
 

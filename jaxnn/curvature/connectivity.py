@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from jaxnn import tree
 from jaxnn.curvature.landscape import require_alike
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_optimizer
 from jaxnn.linalg.derivatives import require_objective
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
 
@@ -21,16 +21,25 @@ def bezier(start: Params, bend: Params, end: Params, t: ArrayLike) -> Params:
     t = 0 is the start and t = 1 the end; the curve leaves and arrives in the directions of the
     bend, through which it does not go. With the bend halfway, φ(t) = (1 - t) start + t end.
 
-    Errors: a bend or an end of another structure or other shapes than the start.
+    Errors: a leaf that is not real floating point, a bend or an end of another structure or other
+    shapes than the start, a t that is not one number.
 
     Source: Garipov et al. (2018), section 3.2.
 
     >>> bezier(jnp.zeros(2), jnp.array([1.0, 2.0]), jnp.array([2.0, 0.0]), 0.5)
     Array([1., 1.], dtype=float32)
     """
-    require_alike("bezier(bend)", bend, start)
-    require_alike("bezier(end)", end, start)
+    tree.require_differentiable("bezier(start)", start)
+    _require_point("bezier(bend)", bend, start)
+    _require_point("bezier(end)", end, start)
     t = jnp.asarray(t)
+    if t.ndim != 0:
+        raise invalid(
+            "bezier(t)",
+            got=f"shape {t.shape}",
+            expected="one number",
+            remedy="Several points of a curve: jax.vmap over t.",
+        )
     return tree.axpy(
         t**2, end, tree.axpy(2.0 * t * (1.0 - t), bend, tree.scale((1.0 - t) ** 2, start))
     )
@@ -63,7 +72,7 @@ def connect(
     objective: Callable[..., Array],
     start: Params,
     end: Params,
-    optimizer: tuple[Callable[..., PyTree], Callable[..., tuple[PyTree, PyTree]]],
+    optimizer: Any,
     *args: Any,
     key: Key,
     steps: int,
@@ -76,7 +85,7 @@ def connect(
 
     by stochastic gradients: every step draws one t, and hands ∇_θ L(φ_θ(t)), an unbiased estimate
     of the gradient, to the optimizer. L is `objective(params, *args)`; the ends stay as they are.
-    The optimizer is a pair (init, update) as in `jaxnn.optimizers` and optax.
+    `optimizer` has optax's `init` and `update`.
 
     The bend begins halfway, which is the straight segment, unless given. Between networks that a
     symmetry maps onto each other this can be a saddle of the mean loss, where no gradient leads
@@ -84,11 +93,11 @@ def connect(
 
     The barriers are those seen at `points` equidistant t, both ends among them.
 
-    Errors: an objective that is no scalar, an end or bend unlike the start, an optimizer that is no
-    pair, steps < 0, fewer than 2 points.
+    Errors: an objective that is no scalar, a start, end or bend that is not real floating point, an
+    end or bend unlike the start, an optimizer that is none, steps < 0, fewer than 2 points.
 
     Source: Garipov, Izmailov, Podoprikhin, Vetrov & Wilson (2018), section 3, equation 2; for the
-    barrier Frankle, Dziugaite, Roy & Carbin (2020), section 2.
+    barrier Entezari, Sedghi, Saukh & Neyshabur (2022), section 2.
 
     >>> from jaxnn import optimizers
     >>> ring = lambda w: (jnp.sum(w**2) - 1.0) ** 2
@@ -99,11 +108,11 @@ def connect(
     (True, Array(1., dtype=float32))
     """
     tree.require_differentiable("connect(start)", start)
-    require_alike("connect(end)", end, start)
+    _require_point("connect(end)", end, start)
     bend = bezier(start, tree.scale(0.5, tree.add(start, end)), end, 0.5) if bend is None else bend
-    require_alike("connect(bend)", bend, start)
+    _require_point("connect(bend)", bend, start)
     require_objective("connect(objective)", objective, start, *args, evaluate=False)
-    _require_pair(optimizer)
+    require_optimizer("connect(optimizer)", optimizer)
     for name, value, least in (("steps", steps, 0), ("points", points, 2)):
         if value < least:
             raise invalid(
@@ -112,18 +121,17 @@ def connect(
                 expected=f"an integer ≥ {least}",
                 remedy="Both ends are points of the grid, and no step leaves the bend alone.",
             )
-    init, update = optimizer
     loss = lambda bend, t: objective(bezier(start, bend, end, t), *args)
 
     def step(state: tuple[Params, PyTree], key: Key) -> tuple[tuple[Params, PyTree], Array]:
         bend, memory = state
         value, gradient = jax.value_and_grad(loss)(bend, jax.random.uniform(key))
-        updates, memory = update(gradient, memory, bend)
+        updates, memory = optimizer.update(gradient, memory, bend)
         return (tree.add(bend, updates), memory), value
 
-    bend = jax.tree.map(jnp.asarray, bend)
+    bend = tree.strong(bend)
     keys = jax.random.split(key, steps)
-    (bend, _), losses = lax.scan(step, (bend, init(bend)), keys)
+    (bend, _), losses = lax.scan(step, (bend, tree.strong(optimizer.init(bend))), keys)
 
     t = jnp.linspace(0.0, 1.0, points)
     curve = lax.map(lambda t: loss(bend, t), t)
@@ -140,11 +148,6 @@ def _barrier(t: Array, losses: Array) -> Array:
     return jnp.max(losses - ((1.0 - t) * losses[0] + t * losses[-1]))
 
 
-def _require_pair(optimizer: Any) -> None:
-    if not (isinstance(optimizer, tuple) and len(optimizer) == 2 and all(map(callable, optimizer))):
-        raise invalid(
-            "connect(optimizer)",
-            got=repr(optimizer),
-            expected="a pair of functions (init, update)",
-            remedy="Pass jaxnn.optimizers.gradient_descent(0.01), an optax optimizer, or the like.",
-        )
+def _require_point(argument: str, value: Params, start: Params) -> None:
+    require_alike(argument, value, start)
+    tree.require_differentiable(argument, value)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from jaxnn import linalg
+from jaxnn import linalg, tree
 from jaxnn.curvature import newton_steps
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.operators import carried
+from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Array, ArrayLike, Params
 
 Method = Literal["newton", "gradient_norm", "saddle_free"]
@@ -31,13 +32,16 @@ class Search(NamedTuple):
     """Where a search for a critical point ended.
 
     value, gradient_norm   L and ‖∇L‖ at `params`
-    flatness               ‖Hg‖Δ/‖g‖² for g = ∇L and Δ the larger of the first and last radius: the
-                           relative decrease of ‖∇L‖ by the best step so long, to first order. It
-                           grows without bound towards a critical point, and is NaN where g = 0
+    flatness               ‖Hg‖ℓ/‖g‖² for g = ∇L and ℓ the largest of 1, the ‖θ‖ of the first params
+                           and both the first and the last radius: the relative decrease of ‖∇L‖ by
+                           the best step so long, to first order. It grows without bound towards a
+                           critical point, and is NaN where g = 0
     steps                  Hessians computed
     converged              whether ‖∇L‖ is at most the tolerance, at no gradient-flat point
     gradient_flat          whether flatness is at most 1 %: no critical point, but a place where
                            ‖∇L‖ is least among its neighbors or nearly so
+    stuck                  whether it ended unconverged as no step would have changed the params:
+                           the radius is at most ε‖θ‖, or L or ∇L is not finite at the start
     gradient_norms         ‖∇L‖ before each step and at the end; NaN from there on
     """
 
@@ -48,6 +52,7 @@ class Search(NamedTuple):
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
     gradient_flat: Bool[Array, ""]
+    stuck: Bool[Array, ""]
     gradient_norms: Float[Array, "max_steps+1"]
 
 
@@ -58,7 +63,7 @@ def find_critical_point(
     method: Method = "newton",
     tolerance: ArrayLike | None = None,
     max_steps: int = 200,
-    radius: ArrayLike = 1.0,
+    radius: ArrayLike | None = None,
     products: int = 200,
 ) -> Search:
     """A critical point of `objective(params, *args)`, ∇L = 0, found from `params`.
@@ -68,9 +73,12 @@ def find_critical_point(
                critical points are not isolated
                "saddle_free": s = -(|H| + λI)⁻¹∇L, downhill, which leaves saddles for minima
     tolerance  of ‖∇L‖; by default ε^⅔ (2e-5 in float32, 4e-11 in float64)
-    radius     Δ at first, and the length over which flatness is judged, in units of the params
-    products   with the Hessian that a step takes at most: one of no more columns is stored
-               (`linalg.storage`) and decomposed, of a larger one only products are computed
+    radius     Δ at first, in units of the params; by default max(1, ‖θ‖) for the params θ. Params
+               much smaller than 1 are better rescaled: flatness is judged over no shorter a length
+    products   a Hessian of no more columns is stored (`linalg.storage`) and decomposed; of a larger
+               one only products are computed, for each linear system no more than so many beside
+               those that check, or 2. A step of "newton" solves one system or, where Newton's step
+               is too long, two; the others solve one
 
     A step is made where the merit falls by a share of what its model predicts: ½‖∇L‖² for the first
     two methods, L for the third (where L is too coarse to tell, ½‖∇L‖²); the radius follows how
@@ -96,14 +104,8 @@ def find_critical_point(
             expected=f"one of {', '.join(map(repr, STEPS))}",
             remedy="'saddle_free' seeks minima, the others any critical point.",
         )
-    for name, value in (("max_steps", max_steps), ("products", products)):
-        if value < 1:
-            raise invalid(
-                f"find_critical_point({name})",
-                got=value,
-                expected="an integer ≥ 1",
-                remedy="It limits the work.",
-            )
+    for name, number in (("max_steps", max_steps), ("products", products)):
+        require_at_least_one(f"find_critical_point({name})", number, "It limits the work.")
     for name, value in (("tolerance", tolerance), ("radius", radius)):
         if value is not None:
             remedy = "It is the length of a gradient, or of a step."
@@ -156,20 +158,23 @@ def _search(
     params: Params,
     args: tuple,
     tolerance: ArrayLike,
-    radius: ArrayLike,
+    radius: ArrayLike | None,
     method: Method,
     max_steps: int,
     products: int,
 ) -> Search:
     flat = linalg.coordinates(params)
-    tolerance, length = (jnp.asarray(a, flat.dtype) for a in (tolerance, radius))
+    x = flat.ravel(params)
+    length = jnp.maximum(1, tree.norm(x))
+    radius = length if radius is None else jnp.asarray(radius, flat.dtype)
+    length, tolerance = jnp.maximum(length, radius), jnp.asarray(tolerance, flat.dtype)
     eps = jnp.finfo(flat.dtype).eps
     function = lambda x: objective(flat.unravel(x), *args).astype(flat.dtype)
     value_and_gradient = jax.value_and_grad(function)
     gradient = jax.grad(function)
 
-    def hessian_at(x: Array) -> newton_steps.Hessian:
-        operator = linalg.hessian(function, x, check=False)
+    def hessian_at(x: Array, unit: Array) -> newton_steps.Hessian:
+        operator = (1 / unit) * linalg.hessian(function, x, check=False)
         if linalg.storage(flat.size, products) == "matrix":
             matrix = operator.to_dense()
             return newton_steps.decomposed(0.5 * (matrix + matrix.T))
@@ -178,23 +183,25 @@ def _search(
     def visited(x: Array) -> tuple[Array, Array, Array, Array]:
         """L, g, ‖g‖ and ‖Hg‖/‖g‖², by the product with g/‖g‖, which cannot overflow."""
         value, g = value_and_gradient(x)
-        size = jnp.linalg.norm(g)
+        size = tree.norm(g)
         slope = jax.jvp(gradient, (x,), (g / size,))[1]
-        return value, g, size, jnp.linalg.norm(slope) / size
+        return value, g, size, tree.norm(slope) / size
 
     def step(at: _Place) -> _Place:
-        s, predicted = STEPS[method](hessian_at(at.x), at.g, at.radius)
+        # With ‖∇L‖ as the unit of L: squares, of H too, neither vanish nor overflow.
+        s, predicted = STEPS[method](hessian_at(at.x, at.size), at.g / at.size, at.radius)
         x = at.x + s
         value, g, size, relative_slope = visited(x)
-        halves = 0.5 * (at.size - size) * (at.size + size)
+        share = (at.size - size) / at.size
+        halves = 0.5 * share * (2 - share)
         if method == "saddle_free":
-            coarse = predicted <= 100 * eps * jnp.abs(at.value)
-            actual = jnp.where(coarse, halves, at.value - value)
-            predicted = jnp.where(coarse, 0.5 * at.size**2, predicted)
+            coarse = predicted <= 100 * eps * jnp.abs(at.value) / at.size
+            actual = jnp.where(coarse, halves, (at.value - value) / at.size)
+            predicted = jnp.where(coarse, 0.5, predicted)
         else:
             actual = halves
         quality = jnp.where(jnp.isfinite(value + size) & (predicted > 0), actual / predicted, -1)
-        made, moved = quality >= ACCEPTED, jnp.linalg.norm(s)
+        made, moved = quality >= ACCEPTED, tree.norm(s)
         smaller, larger = 0.25 * jnp.minimum(moved, at.radius), jnp.maximum(at.radius, 2 * moved)
         radius = jnp.where(quality < POOR, smaller, jnp.where(quality > GOOD, larger, at.radius))
         new, old = (x, value, g, size, relative_slope), at[:5]
@@ -208,17 +215,18 @@ def _search(
     def flatness(at: _Place) -> Array:
         return at.relative_slope * jnp.maximum(length, at.radius)
 
-    def unfinished(at: _Place) -> Array:
+    def stuck(at: _Place) -> Array:
         # A step that x + s = x rounds away, or a start that is no number: nothing would change.
-        stuck = ~(at.radius > eps * jnp.linalg.norm(at.x)) | ~jnp.isfinite(at.value + at.size)
-        flat_here = (at.slow >= PATIENCE) & (flatness(at) <= FLAT)
-        return (at.size > tolerance) & (at.steps < max_steps) & ~stuck & ~flat_here
+        return ~(at.radius > eps * tree.norm(at.x)) | ~jnp.isfinite(at.value + at.size)
 
-    x = flat.ravel(params)
+    def unfinished(at: _Place) -> Array:
+        flat_here = (at.slow >= PATIENCE) & (flatness(at) <= FLAT)
+        return (at.size > tolerance) & (at.steps < max_steps) & ~stuck(at) & ~flat_here
+
     value, g, size, relative_slope = visited(x)
     sizes = jnp.full(max_steps + 1, jnp.nan, flat.dtype).at[0].set(size)
     none = jnp.zeros((), jnp.int32)
-    start = _Place(x, value, g, size, relative_slope, length, none, none, sizes)
+    start = _Place(x, value, g, size, relative_slope, radius, none, none, sizes)
     end = lax.while_loop(unfinished, step, start)
     gradient_flat = flatness(end) <= FLAT
     return Search(
@@ -229,5 +237,6 @@ def _search(
         steps=end.steps,
         converged=(end.size <= tolerance) & ~gradient_flat,
         gradient_flat=gradient_flat,
+        stuck=stuck(end) & ~(end.size <= tolerance),
         gradient_norms=end.sizes,
     )

@@ -30,7 +30,7 @@ class Head(NamedTuple):
     root         (z, u) -> L u, where F = L Lᵀ
     draw         (key, z) -> y ~ p(y | z)
 
-    The functions are `Partial`s, which an operator carries across `jit`.
+    All but `draw` are `Partial`s, which an operator carries across `jit`.
     """
 
     loss: Callable[[Array, Array], Array]
@@ -73,14 +73,7 @@ def labels_of(
             remedy="Only 'monte_carlo' draws labels.",
         )
     z = outputs_of(function, f, params, x)
-    if not isinstance(z, jax.ShapeDtypeStruct) or z.ndim < 1 + (head == "categorical"):
-        raise invalid(
-            f"{function}(f): its outputs",
-            got=jax.tree.map(lambda s: s.shape, z),
-            expected=f"one array {'(N, ..., K)' if head == 'categorical' else '(N, ...)'}",
-            remedy="Write several outputs as one array, or the likelihood as a loss for "
-            "gauss_newton.",
-        )
+    _require_one_array(function, z, head)
     if key is not None:
         return drawn_labels(f, params, x, key, head=head, samples=samples, batch_size=batch_size)
     if y is None:
@@ -104,7 +97,8 @@ def drawn_labels(
     Integers for "categorical", booleans for "bernoulli", real numbers for "gaussian". They do not
     depend on `batch_size`, which is how many examples the network sees at once.
 
-    Errors: an unknown head, a batch size below 1.
+    Errors: an unknown head, samples or a batch size below 1, outputs that are not one array of real
+    floating point or, for "categorical", have no axis of classes.
 
     >>> logits = lambda params, x: jnp.stack([0.0 * x, x], axis=-1)
     >>> drawn_labels(logits, (), jnp.array([-50.0, 50.0]), jax.random.key(0), samples=3)
@@ -112,10 +106,13 @@ def drawn_labels(
            [1, 1, 1]], dtype=int32)
     """
     _require_one_of("drawn_labels(head)", head, HEADS, _OTHER_FAMILY)
+    require_at_least_one("drawn_labels(samples)", samples, "It is the number of labels drawn.")
     if batch_size is not None:
         remedy = "None takes all of the data at once."
         require_at_least_one("drawn_labels(batch_size)", batch_size, remedy)
-    z = _outputs_in_batches(f, params, x, batch_size)
+    n = require_examples("drawn_labels(x)", x, remedy="The batch axis comes first in x.")
+    _require_one_array("drawn_labels", _shapes_of("drawn_labels", f, params, x), head)
+    z = _outputs_in_batches(f, params, x, n, batch_size)
     shape = (z.shape[0], samples, *z.shape[1:])
     return HEADS[head].draw(key, jnp.broadcast_to(z[:, None], shape))
 
@@ -170,8 +167,9 @@ HEADS: dict[str, Head] = {
 }
 
 
-def _outputs_in_batches(f: Apply, params: Params, x: PyTree, batch_size: int | None) -> Array:
-    n = require_examples("drawn_labels(x)", x, remedy="The batch axis comes first in x.")
+def _outputs_in_batches(
+    f: Apply, params: Params, x: PyTree, n: int, batch_size: int | None
+) -> Array:
     if batch_size is None or batch_size >= n:
         return f(params, x)
     whole = n // batch_size * batch_size
@@ -193,6 +191,10 @@ def outputs_of(function: str, f: Apply, params: Params, x: PyTree) -> PyTree:
             expected="at least one number",
             remedy="A layer without parameters has params (); take those of the whole network.",
         )
+    return _shapes_of(function, f, params, x)
+
+
+def _shapes_of(function: str, f: Apply, params: Params, x: PyTree) -> PyTree:
     z = jax.eval_shape(f, params, x)
     tree.require_differentiable(f"{function}(f): its outputs", z)
     if tree.size(z) == 0:
@@ -203,6 +205,17 @@ def outputs_of(function: str, f: Apply, params: Params, x: PyTree) -> PyTree:
             remedy="Return the predictions for at least one example.",
         )
     return z
+
+
+def _require_one_array(function: str, z: PyTree, head: HeadName) -> None:
+    if not isinstance(z, jax.ShapeDtypeStruct) or z.ndim < 1 + (head == "categorical"):
+        raise invalid(
+            f"{function}(f): its outputs",
+            got=jax.tree.map(lambda s: s.shape, z),
+            expected=f"one array {'(N, ..., K)' if head == 'categorical' else '(N, ...)'}",
+            remedy="Write several outputs as one array, or the likelihood as a loss for "
+            "gauss_newton.",
+        )
 
 
 def _require_one_of(argument: str, value: str, known: Iterable[str], remedy: str) -> None:

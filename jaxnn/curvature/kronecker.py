@@ -22,9 +22,9 @@ from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, scores
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.batches import mean_over_batches
-from jaxnn.linalg.operators import LinearOperator
+from jaxnn.linalg.operators import LinearOperator, Static
 from jaxnn.nn import Layer, Sequences
-from jaxnn.types import Array, ArrayLike, Key, Params, PyTree, Shape
+from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
 
 _HIGHEST = lax.Precision.HIGHEST
 
@@ -33,16 +33,19 @@ _HIGHEST = lax.Precision.HIGHEST
 class KroneckerFactors:
     """The block A ⊗ G of a layer, by its factors; a frozen pytree of A and G.
 
-    A             (m, m): second moments of the inputs ā, the bias's 1 last
-    G             (n, n): second moments of the gradients with respect to the n features
-    weight_shape  (..., n): the shape of the layer's W, with m or m - 1 rows
+    A  (m, m): second moments of the inputs ā, the bias's 1 last
+    G  (n, n): second moments of the gradients with respect to the n features
+    W  shape (..., n) and dtype of the layer's W, m or, with a bias, m - 1 rows
+    b  those of its bias (n,); None without one
 
-    The block acts on the layer's params {"W": W, "b": b}, or {"W": W}, as V ↦ A V G.
+    The block acts on the layer's params {"W": W, "b": b}, or {"W": W}, as V ↦ A V G. Products are
+    computed in the dtype of the factors, which is wider than that of the params where x is.
     """
 
     A: Float[Array, "m m"]
     G: Float[Array, "n n"]
-    weight_shape: Shape
+    W: jax.ShapeDtypeStruct
+    b: jax.ShapeDtypeStruct | None = None
 
     @property
     def operator(self) -> LinearOperator:
@@ -60,7 +63,8 @@ class KroneckerFactors:
 
         Source: George et al. (2018), section 3, for the basis.
 
-        >>> factors = KroneckerFactors(jnp.diag(jnp.array([1.0, 3.0])), jnp.eye(1), (2, 1))
+        >>> W = jax.ShapeDtypeStruct((2, 1), jnp.float32)
+        >>> factors = KroneckerFactors(jnp.diag(jnp.array([1.0, 3.0])), jnp.eye(1), W)
         >>> factors.inverse(1.0) @ {"W": jnp.ones((2, 1))}
         {'W': Array([[0.5 ], [0.25]], dtype=float32)}
         """
@@ -77,27 +81,22 @@ class KroneckerFactors:
         return self._operator(Partial(_solve, U, V, values + jnp.asarray(damping, values.dtype)))
 
     def _operator(self, function: Callable[[Array], Array]) -> LinearOperator:
-        product = Partial(_on_params, function)
-        m, n = self.A.shape[-1], self.G.shape[-1]
-        space = {"W": jax.ShapeDtypeStruct(self.weight_shape, self.A.dtype)}
-        if m > math.prod(self.weight_shape[:-1]):
-            space["b"] = jax.ShapeDtypeStruct((n,), self.A.dtype)
+        product = Partial(_on_params, Static(self.A.dtype), function)
+        space = {"W": self.W} if self.b is None else {"W": self.W, "b": self.b}
         return LinearOperator(
             *(product, product), *(space, space), structure="positive_semidefinite"
         )
 
 
-def _unflatten(weight_shape: Shape, children: tuple) -> KroneckerFactors:
+def _unflatten(layer: tuple, children: tuple) -> KroneckerFactors:
     factors = object.__new__(KroneckerFactors)
     # No checks: JAX unflattens with placeholders in the place of arrays.
-    for name, value in (*zip("AG", children, strict=True), ("weight_shape", weight_shape)):
+    for name, value in zip("AGWb", (*children, *layer), strict=True):
         object.__setattr__(factors, name, value)
     return factors
 
 
-jax.tree_util.register_pytree_node(
-    KroneckerFactors, lambda factors: ((factors.A, factors.G), factors.weight_shape), _unflatten
-)
+jax.tree_util.register_pytree_node(KroneckerFactors, lambda f: ((f.A, f.G), (f.W, f.b)), _unflatten)
 
 
 def kfac(
@@ -152,15 +151,12 @@ def kfac(
     labels = labels_of("kfac", net.apply, params, x, kind, head, y, key, samples, batch_size)
     data = (x,) if labels is None else (x, labels)
     moments = mean_over_batches(partial(_moments, net, head, params), data, batch_size)
-    # In the order of the params; all layers that have any have a W.
-    shapes = {
-        keystr(path[:-1]): jnp.shape(leaf)
-        for path, leaf in tree_flatten_with_path(params)[0]
-        if keystr(path[-1:]) == "['W']"
-    }
-    return {
-        path: KroneckerFactors(*moments[path], weight_shape=shape) for path, shape in shapes.items()
-    }
+    # In the order of the params.
+    layers: dict[str, dict[str, jax.ShapeDtypeStruct]] = {}
+    for path, leaf in tree_flatten_with_path(params)[0]:
+        struct = jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+        layers.setdefault(keystr(path[:-1]), {})[path[-1].key] = struct
+    return {path: KroneckerFactors(*moments[path], **layer) for path, layer in layers.items()}
 
 
 class _Record:
@@ -269,11 +265,12 @@ def _solve(U: Array, V: Array, values: Array, X: Array) -> Array:
     return _between_factors(U, V.T, _between_factors(U.T, V, X) / values)
 
 
-def _on_params(function: Callable[[Array], Array], v: Params) -> Params:
-    """The map of matrices V (m, n) on a layer's params."""
+def _on_params(dtype: Static, function: Callable[[Array], Array], v: Params) -> Params:
+    """The map of matrices V (m, n) on a layer's params, computed in this dtype."""
     W = v["W"]
-    flat = W.reshape(-1, W.shape[-1])
-    if "b" not in v:
-        return {"W": function(flat).reshape(W.shape)}
-    image = function(jnp.concatenate([flat, v["b"][None]]))
-    return {"W": image[:-1].reshape(W.shape), "b": image[-1]}
+    rows = W.reshape(-1, W.shape[-1]).astype(dtype.value)
+    if "b" in v:
+        rows = jnp.concatenate([rows, v["b"][None].astype(dtype.value)])
+    image = function(rows)
+    parts = {"W": image[: W.size // W.shape[-1]], "b": image[-1]}
+    return {name: parts[name].reshape(leaf.shape).astype(leaf.dtype) for name, leaf in v.items()}

@@ -17,7 +17,7 @@ from jaxtyping import Float, Real
 from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.linalg.derivatives import require_objective
-from jaxnn.linalg.spaces import coordinates
+from jaxnn.linalg.vectors import coordinates
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
 
 Vectors = Literal["zero", "normalized"]
@@ -217,8 +217,9 @@ def principal_directions(trajectory: Params) -> PrincipalDirections:
     M = jax.vmap(lambda params: flat.ravel(tree.sub(params, end)))(trajectory)
     # Of M, not of M Mᵀ: its squares would lose half of the digits of a small second direction.
     U, sigma, Vt = jnp.linalg.svd(M, full_matrices=False)
-    total = jnp.sum(sigma**2)
-    explained = sigma[:2] ** 2 / jnp.where(total > 0, total, jnp.ones_like(total))
+    # In units of the first, whose square may underflow; where it is 0 they are all.
+    shares = (sigma / jnp.where(sigma[0] > 0, sigma[0], 1)) ** 2
+    explained = shares[:2] / jnp.maximum(jnp.sum(shares), 1)
     sign = jnp.where(U[0, :2] < 0, -1.0, 1.0).astype(M.dtype)
     first, second = (flat.unravel(sign[k] * Vt[k]) for k in range(2))
     return PrincipalDirections(first, second, explained, (sign * sigma[:2])[None] * U[:, :2])

@@ -2,7 +2,8 @@
 
 No step is longer than the radius, and each says how far its quadratic model has its merit fall:
 ½‖∇L‖² for `newton` and `gradient_norm`, which seek any critical point, L for `saddle_free`, which
-seeks a minimum. Hessians are known by their eigenvectors, or by their products alone.
+seeks a minimum. A factor of L, in H and g alike, changes no step. Hessians are known by their
+eigenvectors, or by their products alone.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float
 
 from jaxnn import linalg, tree
 from jaxnn.linalg.minimal_residual import minres_qlp
-from jaxnn.linalg.spaces import dot
+from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array
 
 FORCING = 1e-3
@@ -67,9 +69,10 @@ def decomposed(matrix: Float[Array, "n n"]) -> Hessian:
 
 
 def iterated(operator: linalg.LinearOperator, products: int) -> Hessian:
-    """The Hessian by its products, for any of the others at most so many, from Krylov methods.
+    """The Hessian by its products, from Krylov methods: at most so many of them for each system.
 
-    `absolute` keeps a basis of as many vectors.
+    Beside those that estimate and check; `damped`, whose steps take two, needs 2. `absolute` keeps
+    a basis of as many vectors.
 
     Source: Choi, Paige & Saunders (2011) for MINRES-QLP; Dauphin et al. (2014), section 6, for |H|
     in the Krylov space of g.
@@ -81,7 +84,7 @@ def iterated(operator: linalg.LinearOperator, products: int) -> Hessian:
 
     def damped(g: Array, damping: Array) -> Array:
         squared = lambda v: product(product(v)) + damping * v
-        return linalg.cg(squared, product(g), tolerance=FORCING, max_steps=products // 2).x
+        return linalg.cg(squared, product(g), tolerance=FORCING, max_steps=max(1, products // 2)).x
 
     def absolute(g: Array, damping: Array) -> tuple[Array, Array]:
         found = linalg.lanczos(operator, flat.unravel(g), min(products, flat.size))
@@ -99,9 +102,12 @@ def newton(hessian: Hessian, g: Float[Array, "n"], radius: Float[Array, ""]) -> 
 
     Source: Roosta, Liu, Xu & Mahoney (2018), algorithm 1, for H⁺ and its merit ½‖∇L‖².
     """
-    full, damped = -hessian.inverse(g), gradient_norm(hessian, g, radius)
-    s = jnp.where(tree.norm(full) <= radius, full, damped.s)
-    return Step(s, _residual_decrease(hessian, g, s))
+    s = -hessian.inverse(g)
+    return lax.cond(
+        tree.norm(s) <= radius,
+        lambda: Step(s, _residual_decrease(hessian, g, s)),
+        lambda: gradient_norm(hessian, g, radius),
+    )
 
 
 def gradient_norm(hessian: Hessian, g: Float[Array, "n"], radius: Float[Array, ""]) -> Step:

@@ -104,7 +104,7 @@ def sharpness_trajectory(
     steps and after the last. λ_max is found anew each time, from the eigenvector before, which is
     near: a record costs few products with the Hessian. The run is one `lax.scan`, for use inside
     jit and vmap; a `state` makes it go on from another's end. Where it diverges, what follows is
-    NaN and not `converged`.
+    NaN and not `converged`; where the Hessian alone is not finite, that record is, and no other.
 
     Errors: numbers of steps below 1, an optimizer that is none, those of `linalg.hessian` at the
     first params.
@@ -127,23 +127,25 @@ def sharpness_trajectory(
     hessian(objective, params, *args)  # for its checks, that need values
     params = tree.strong(params)
     state = tree.strong(optimizer.init(params) if state is None else state)
-    slope = jax.value_and_grad(objective)
+    gradient = jax.grad(objective)
 
     def update(_: Any, run: tuple) -> tuple:
         params, state = run
-        updates, state = optimizer.update(slope(params, *args)[1], state, params)
+        updates, state = optimizer.update(gradient(params, *args), state, params)
         return tree.add(params, updates), state
 
     def record(carry: tuple, at: tuple[Array, Key]) -> tuple[tuple, tuple]:
         params, state, vector = carry
-        count, record_key = at
+        count, key = at
+        own_key, fresh_key = jax.random.split(key)
         params, state = lax.fori_loop(0, count, update, (params, state))
-        found = sharpness(
-            objective, params, *args, key=record_key, start=vector, tolerance=tolerance
-        )
+        found = sharpness(objective, params, *args, key=own_key, start=vector, tolerance=tolerance)
+        # Where the Hessian is not finite, at a kink, neither is the vector: the next starts anew.
+        fresh, usable = tree.random_like(fresh_key, params), tree.all_finite(found.vector)
+        vector = jax.tree.map(lambda new, old: jnp.where(usable, new, old), found.vector, fresh)
         loss = objective(params, *args)
         kept = (loss, found.value, found.residual, found.products, found.converged)
-        return (params, state, found.vector), kept
+        return (params, state, vector), kept
 
     points = np.array([*range(0, steps, every), steps], np.int32)
     counts = np.diff(points, prepend=np.int32(0))

@@ -15,9 +15,10 @@ from jaxnn.linalg.quadrature import (
     logdet,
     spectral_density,
 )
-from jaxnn.linalg.spaces import Coordinates, coordinates, prepared
+from jaxnn.linalg.spaces import prepared
 from jaxnn.linalg.stochastic import diagonal, trace
 from jaxnn.linalg.tridiagonal import Tridiagonal, lanczos
+from jaxnn.linalg.vectors import Coordinates, coordinates
 
 __all__ = [
     "Coordinates",

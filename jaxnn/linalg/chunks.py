@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import Jaxpr
 
 from jaxnn.linalg.operators import LinearOperator
-from jaxnn.linalg.spaces import programs_in
+from jaxnn.linalg.programs import programs_in
 from jaxnn.types import PyTree
 
 CACHE_BYTES, DEVICE_BYTES = 2**22, 2**30

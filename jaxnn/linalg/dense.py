@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.linalg.operators import LinearOperator, Static, Structure
-from jaxnn.linalg.spaces import coordinates, dot
+from jaxnn.linalg.vectors import coordinates, dot
 from jaxnn.types import Array, ArrayLike, PyTree
 
 
@@ -25,7 +25,8 @@ def from_dense(
     Between vectors (columns,) and (rows,), or where given between trees like `domain` and
     `codomain`, whose coordinates are their raveled leaves, as in `LinearOperator.to_dense`.
 
-    Errors: an M that is no matrix, not of the size of these trees, or of integers.
+    Errors: an M that is no matrix, not of the size of these trees, of integers, or real between
+    complex spaces.
 
     >>> from_dense(jnp.array([[1.0, 2.0], [0.0, 1.0]])) @ jnp.ones(2)
     Array([3., 1.], dtype=float32)
@@ -48,6 +49,18 @@ def from_dense(
             got=f"shape {matrix.shape}",
             expected="(rows, columns)" if domain is None and codomain is None else f"{shape}",
             remedy="Its coordinates are those of the raveled leaves of domain and codomain.",
+        )
+    complex_leaves = [
+        leaf
+        for leaf in jax.tree.leaves((domain, codomain))
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+    ]
+    if complex_leaves and not jnp.iscomplexobj(matrix):
+        raise invalid(
+            "from_dense(matrix)",
+            got=f"dtype {matrix.dtype} between spaces with complex leaves",
+            expected="a complex matrix",
+            remedy="Convert it with astype(complex): products would lose imaginary parts.",
         )
     domain, codomain = (
         jax.ShapeDtypeStruct((n,), matrix.dtype) if space is None else space

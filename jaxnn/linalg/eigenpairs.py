@@ -15,13 +15,14 @@ from jaxnn.linalg.krylov import Iterate
 from jaxnn.linalg.minimal_residual import minres
 from jaxnn.linalg.operators import LinearOperator, require_like
 from jaxnn.linalg.restarts import Which, rankings, restarted
-from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
+from jaxnn.linalg.spaces import prepared, require_endomorphism
 from jaxnn.linalg.tridiagonal import (
     require_steps,
     require_symmetric,
     tridiagonal,
     tridiagonalized,
 )
+from jaxnn.linalg.vectors import coordinates
 from jaxnn.types import Array, Key, PyTree
 
 SURVEY = 12
@@ -74,8 +75,9 @@ def eigsh(
     tolerance  of residuals, relative to the largest |λ| seen; by default ε^⅔ (2e-5 in float32,
                4e-11 in float64). The error of λ is about residual²/gap
     basis_size  vectors that are kept: memory is twice that many; by default max(2k + 10, 24)
-    max_products  with A, after which the search ends unconverged; by default 5000, and a million
-               with a shift, where every one of some 50 steps solves a system
+    max_products  with A, after which the search ends unconverged, though not before it has k
+               vectors; by default 5000, and a million with a shift, where every one of some 50
+               steps solves a system
 
     Thick restarts keep the best half of the basis. One starting vector sees one vector of each
     eigenspace: after convergence a random vector, orthogonal to what was found, looks for more,
@@ -83,9 +85,9 @@ def eigsh(
     eigenvalue is overlooked in less than 1 of 100 searches). Small problems are solved densely
     (`storage` decides). Invariant subspaces, multiples of the identity and 0 are no special cases.
 
-    Errors: a map between different spaces, a start that is not in it, k outside 1, ..., dimension,
-    a basis smaller than k + 2,
-    an operator not declared symmetric that a probe shows not to be. Inside jit, where nothing can
+    Errors: a map between different spaces, or complex ones; a start that is not in it, k outside 1,
+    ..., dimension, a basis smaller than k + 2, an unknown `which`, a tolerance outside (0, 1); an
+    operator not declared symmetric that a probe shows not to be. Inside jit, where nothing can
     be raised, `converged` is then False, as it is where products are not finite.
 
     Source: Wu & Simon (2000), algorithm 3; Ericsson & Ruhe (1980) for the shift.
@@ -122,8 +124,11 @@ def eigsh(
     if start is not None:
         require_like("eigsh(start)", start, operator.domain)
     symmetric = require_symmetric("eigsh", operator)
+    tolerance = jnp.asarray(tolerance, flat.dtype)
+    shift = shift if shift is None else jnp.asarray(shift, flat.dtype)
     if max_products is None:
         max_products = 5000 if shift is None else 10**6
+    max_products = jnp.asarray(max_products, jnp.int32)
     if storage(flat.size, products=size * (4 if shift is None else 40)) == "matrix":
         found = _dense(operator, shift, tolerance, k, which)
     else:
@@ -134,13 +139,21 @@ def eigsh(
             found = _restarted(operator, first, key, limits, k, which, size)
         else:
             found = _inverted(operator, shift, first, key, limits, k, size)
+    found = _measured(operator, found, shift is None and which == "both")
     return found._replace(converged=found.converged & symmetric)
 
 
+class _Found(NamedTuple):
+    """Unit vectors, the products that they took, whether none is missing, the residual allowed."""
+
+    vectors: Float[Array, "k n"]
+    products: Int[Array, ""]
+    done: Bool[Array, ""]
+    allowed: Float[Array, ""]
+
+
 @jax.jit(static_argnums=(3, 4))
-def _dense(
-    operator: LinearOperator, shift: Any, tolerance: Any, k: int, which: Which
-) -> Eigenpairs:
+def _dense(operator: LinearOperator, shift: Any, tolerance: Any, k: int, which: Which) -> _Found:
     matrix = operator.to_dense()
     matrix = 0.5 * (matrix + matrix.T)
     theta, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
@@ -148,43 +161,45 @@ def _dense(
     rank = rankings[which](theta, exists) if shift is None else jnp.abs(theta - shift)
     wanted = jnp.argsort(rank)[:k]
     products = jnp.array(theta.size, jnp.int32)
-    allowed, done = tolerance * jnp.max(jnp.abs(theta)), jnp.array(True)
-    return _measured(operator, vectors[:, wanted].T, products, done, allowed, which)
+    allowed = tolerance * jnp.max(jnp.abs(theta))
+    return _Found(vectors[:, wanted].T, products, jnp.array(True), allowed)
 
 
 @jax.jit(static_argnums=(4, 5, 6))
 def _restarted(
     operator: LinearOperator, first: Array, key: Key, limits: Any, k: int, which: Which, size: int
-) -> Eigenpairs:
+) -> _Found:
     product = prepared(operator)
-    counted = lambda v: (product(v), jnp.array(1, jnp.int32))
+    counted = lambda v, _: (product(v), jnp.array(1, jnp.int32))
     tolerance, most = limits
     allowed = lambda theta, scale: tolerance * scale
     wanted, run = restarted(counted, first, key, allowed, most, k=k, which=which, basis_size=size)
-    return _measured(operator, wanted, run.products, run.done, tolerance * run.scale, which)
+    return _Found(wanted, run.products, run.done, tolerance * run.scale)
 
 
 @jax.jit(static_argnums=(5, 6))
 def _inverted(
     operator: LinearOperator, shift: Any, first: Array, key: Key, limits: Any, k: int, size: int
-) -> Eigenpairs:
+) -> _Found:
     product = prepared(operator)
     tolerance, most = limits
     eps = jnp.finfo(first.dtype).eps
     # The noise of a product has to be below what the residuals are to reach.
     exact = jnp.maximum(0.1 * tolerance, 10 * eps)
 
-    def solve(v: Array, shift: Array) -> Iterate:
-        return minres(product, v, shift=shift, tolerance=exact, max_steps=MAX_INNER_STEPS)
+    def solve(v: Array, shift: Array, spent: Array | int) -> Iterate:
+        steps = jnp.clip(most - spent, 1, MAX_INNER_STEPS)
+        return minres(product, v, shift=shift, tolerance=exact, max_steps=steps)
 
-    scale, surveyed = _norm_of(product, first, key)
+    survey_key, look_key, key = jax.random.split(key, 3)
+    scale = _norm_of(product, first, survey_key)
     # MINRES leaves residuals of ε‖A‖‖x‖, so that the noise below σ + d is ε/d of the solution.
     distance = scale * jnp.maximum(0.1 * eps / tolerance, 0.5 * tolerance)
-    near, looked = _is_near(solve, shift, distance, key, first)
+    near, spent = _is_near(solve, shift, distance, look_key, first)
     moved = jnp.where(near, shift + distance, shift)
 
-    def inverse(v: Array) -> tuple[Array, Array]:
-        found = solve(v, moved)
+    def inverse(v: Array, spent: Array) -> tuple[Array, Array]:
+        found = solve(v, moved, spent)
         # Where A v is not finite, MINRES returns 0: that is no product, and none will be.
         return jnp.where(jnp.isfinite(scale), found.x, jnp.nan), found.steps + 1
 
@@ -192,52 +207,45 @@ def _inverted(
     longest = scale + jnp.abs(moved)
     share = tolerance * scale / jnp.where(longest > 0, longest, 1)
     allowed = lambda theta, _: share * jnp.abs(theta)
-    wanted, run = restarted(
-        inverse, first, key, allowed, most, k=k, which="magnitude", basis_size=size
-    )
-    products = run.products + surveyed + looked
-    return _measured(operator, wanted, products, run.done, tolerance * scale, "magnitude")
+    options: Any = {"k": k, "which": "magnitude", "basis_size": size, "products": spent}
+    wanted, run = restarted(inverse, first, key, allowed, most, **options)
+    return _Found(wanted, run.products, run.done, tolerance * scale)
 
 
-def _norm_of(product: Callable[[Array], Array], like: Array, key: Key) -> tuple[Array, int]:
-    """The largest |λ|, nearly, and the products that it took: some steps from a random vector."""
-    start = jax.random.normal(jax.random.fold_in(key, 1), like.shape, like.dtype)
+def _norm_of(product: Callable[[Array], Array], like: Array, key: Key) -> Array:
+    """The largest |λ|, nearly, by some steps from a random vector."""
+    start = jax.random.normal(key, like.shape, like.dtype)
     _, alpha, beta, _ = tridiagonalized(product, start, SURVEY)
-    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(tridiagonal(alpha, beta[:-1])))), SURVEY
+    return jnp.max(jnp.abs(jnp.linalg.eigvalsh(tridiagonal(alpha, beta[:-1]))))
 
 
 def _is_near(
-    solve: Callable[[Array, Any], Iterate], shift: Any, distance: Array, key: Key, like: Array
-) -> tuple[Bool[Array, ""], Array]:
-    """Whether an eigenvalue is within that distance of the shift, and the products that it took."""
-    start = jax.random.normal(jax.random.fold_in(key, 2), like.shape, like.dtype)
-    once = solve(start, shift)
+    solve: Callable[..., Iterate], shift: Array, distance: Array, key: Key, like: Array
+) -> tuple[Bool[Array, ""], Int[Array, ""]]:
+    """Whether an eigenvalue is within that distance of the shift, and the products up to then."""
+    start = jax.random.normal(key, like.shape, like.dtype)
+    once = solve(start, shift, SURVEY)
+    spent = SURVEY + once.steps + 1
     size = tree.norm(once.x)
-    twice = solve(once.x / jnp.where(size > 0, size, 1), shift)
+    twice = solve(once.x / jnp.where(size > 0, size, 1), shift, spent)
     # What is left of the start is its share in the null space of A - σI: 1/√n, give or take.
     singular = once.residual >= 0.05 / like.size**0.5
-    return singular | ~(tree.norm(twice.x) * distance < 0.5), once.steps + twice.steps + 2
+    return singular | ~(tree.norm(twice.x) * distance < 0.5), spent + twice.steps + 1
 
 
-def _measured(
-    operator: LinearOperator,
-    vectors: Float[Array, "k n"],
-    products: Array,
-    done: Array,
-    allowed: Any,
-    which: Which,
-) -> Eigenpairs:
-    """The Rayleigh quotients of unit vectors and the residuals, by one more product for each."""
+@jax.jit(static_argnums=2)
+def _measured(operator: LinearOperator, found: _Found, descending: bool) -> Eigenpairs:
+    """The Rayleigh quotients of the vectors and the residuals, by one more product for each."""
     flat = coordinates(operator.domain)
     # Every restart rounds the lengths; the error of a Rayleigh quotient is twice theirs.
-    lengths = jax.vmap(tree.norm)(vectors)[:, None]
-    vectors = vectors / jnp.where(lengths > 0, lengths, 1)
+    lengths = jax.vmap(tree.norm)(found.vectors)[:, None]
+    vectors = found.vectors / jnp.where(lengths > 0, lengths, 1)
     images = lax.map(prepared(operator), vectors)
     values = jnp.sum(vectors * images, axis=1)
-    if which == "both":
+    if descending:
         order = jnp.argsort(-values)
         values, vectors, images = values[order], vectors[order], images[order]
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
-    converged = done & jnp.all(residuals <= allowed)
-    products = products + len(vectors)
+    converged = found.done & jnp.all(residuals <= found.allowed)
+    products = found.products + len(vectors)
     return Eigenpairs(values, jax.vmap(flat.unravel)(vectors), residuals, products, converged)

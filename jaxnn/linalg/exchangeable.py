@@ -17,8 +17,9 @@ from jaxtyping import Float
 from jaxnn import tree
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of
 from jaxnn.linalg.operators import LinearOperator
-from jaxnn.linalg.spaces import coordinates, dot, prepared
+from jaxnn.linalg.spaces import prepared
 from jaxnn.linalg.tridiagonal import orthogonalized
+from jaxnn.linalg.vectors import coordinates, dot
 from jaxnn.types import Array, Key
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int, PyTree
@@ -53,10 +54,14 @@ def cg(
     """
     remedy = "It is relative to ‖b‖."
     require_between("cg(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)
-    x = tree.scale(0.0, b) if start is None else start
-    r = b if start is None else tree.sub(b, matvec(x))
+    origin = tree.scale(0.0, b) if start is None else start
+    r = b if start is None else tree.sub(b, matvec(origin))
+    # The system of the first residual in units of its norm: ⟨r, z⟩ would over- or underflow.
+    size, unit = tree.norm(b), tree.norm(r)
+    unit = jnp.where(unit > 0, unit, 1)
+    r = jax.tree.map(lambda leaf: leaf / unit.astype(leaf.dtype), r)
+    goal = jnp.asarray(tolerance, size.dtype) * (size / unit)
     z = preconditioner(r)
-    goal = tolerance * tree.norm(b)
 
     def step(state):
         x, r, p, rz, k, _ = state
@@ -74,8 +79,7 @@ def cg(
         _, r, _, _, k, definite = state
         return definite & (tree.norm(r) > goal) & (k < max_steps)
 
-    state = x, r, z, tree.dot(r, z), jnp.zeros((), jnp.int32), jnp.array(True)
+    state = tree.scale(0.0, b), r, z, tree.dot(r, z), jnp.zeros((), jnp.int32), jnp.array(True)
     x, r, _, _, steps, _ = lax.while_loop(unfinished, step, state)
-    size = tree.norm(b)
-    residual = tree.norm(r) / jnp.where(size > 0, size, 1.0)
-    return Iterate(x, residual, steps, tree.norm(r) <= goal)
+    residual = tree.norm(r) * (unit / jnp.where(size > 0, size, 1))
+    return Iterate(tree.axpy(unit, x, origin), residual, steps, tree.norm(r) <= goal)

@@ -6,7 +6,6 @@ T_k is singular. Lanczos vectors are not kept: the memory is that of a few vecto
 """
 
 from collections.abc import Callable
-from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -52,7 +51,7 @@ def minres(
     shift: ArrayLike = 0.0,
     start: PyTree | None = None,
     tolerance: ArrayLike = 1e-5,
-    max_steps: int = 1000,
+    max_steps: int | Array = 1000,
 ) -> Iterate:
     """The solution of (A - shift·I)x = b for a symmetric A, definite or not, by minimal residuals.
 
@@ -99,7 +98,8 @@ def minres(
 
     state = x, r, jnp.zeros((), jnp.int32), jnp.array(True)
     x, r, steps, _ = lax.while_loop(unfinished, run, state)
-    return Iterate(x, _ratio(tree.norm(r), size), steps, tree.norm(r) <= goal)
+    residual = tree.norm(r) / jnp.where(size > 0, size, 1)
+    return Iterate(x, residual, steps, tree.norm(r) <= goal)
 
 
 def minres_qlp(
@@ -443,8 +443,7 @@ def _ratio(a: ArrayLike, b: Array) -> Array:
 
 def _length(p: PyTree, q: PyTree) -> Array:
     """√⟨p, q⟩, also where the squares of what is small would be rounded to 0."""
-    sizes = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(p)]
-    largest = reduce(jnp.maximum, sizes) if sizes else jnp.zeros(())
+    largest = tree.largest_entry(p)
     product = tree.dot(tree.scale(_ratio(1.0, largest), p), q)
     return jnp.sqrt(largest) * jnp.sqrt(jnp.maximum(product, 0.0))
 

@@ -6,11 +6,11 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
+from jaxnn.linalg.vectors import coordinates
 from jaxnn.types import Array, ArrayLike, PyTree
 
 Structure = Literal["general", "symmetric", "positive_semidefinite"]
@@ -127,7 +127,7 @@ class LinearOperator:
         require_like("A @ B: codomain of B", other.codomain, self.domain)
         transpose = other.T
         gram = self.matvec is transpose.matvec and self.rmatvec is transpose.rmatvec
-        gram = gram and _is_real((other.domain, other.codomain))
+        gram = gram and is_real((other.domain, other.codomain))
         return LinearOperator(
             Partial(_compose, self.matvec, other.matvec),
             Partial(_compose, other.rmatvec, self.rmatvec),
@@ -196,9 +196,10 @@ class LinearOperator:
         rows, columns = self.shape
         if rows < columns:
             return self.T.to_dense().T
-        zero, unravel = ravel_pytree(_zeros(self.domain))
-        basis = jnp.eye(columns, dtype=zero.dtype)
-        return jax.vmap(lambda e: ravel_pytree(self.matvec(unravel(e)))[0], out_axes=1)(basis)
+        flat, image = coordinates(self.domain), coordinates(self.codomain)
+        basis = jnp.eye(columns, dtype=flat.dtype)
+        product = lambda e: image.ravel(self.matvec(flat.unravel(e)))
+        return jax.vmap(product, out_axes=1)(basis)
 
 
 def _flatten(operator: LinearOperator) -> tuple[tuple, tuple]:
@@ -246,16 +247,13 @@ def _squared_norm(matvec: Callable, v: PyTree) -> Array:
     return tree.dot(image, image)
 
 
-def _is_real(space: PyTree) -> bool:
+def is_real(space: PyTree) -> bool:
+    """Whether the numbers of a space are real and floating point."""
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(space))
 
 
 def _structure(space: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), space)
-
-
-def _zeros(space: PyTree) -> PyTree:
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), space)
 
 
 def _require_structure(structure: str, domain: PyTree, codomain: PyTree) -> None:
@@ -267,7 +265,7 @@ def _require_structure(structure: str, domain: PyTree, codomain: PyTree) -> None
             remedy="Leave it out where nothing is known.",
         )
     same = jax.tree.flatten(domain) == jax.tree.flatten(codomain)
-    if structure != "general" and not (same and _is_real(domain)):
+    if structure != "general" and not (same and is_real(domain)):
         raise invalid(
             "LinearOperator(structure)",
             got=f"{structure!r} from {jax.tree.map(_describe, domain)} "

@@ -14,7 +14,7 @@ from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.chunks import chunk_size, over_keys, product_bytes
 from jaxnn.linalg.estimates import Estimate, Sampler, mean_of, require_probes
 from jaxnn.linalg.operators import LinearOperator
-from jaxnn.linalg.spaces import coordinates, prepared, require_endomorphism
+from jaxnn.linalg.spaces import prepared, require_endomorphism
 from jaxnn.linalg.tridiagonal import (
     negligible,
     require_steps,
@@ -22,7 +22,8 @@ from jaxnn.linalg.tridiagonal import (
     tridiagonal,
     tridiagonalized,
 )
-from jaxnn.types import Array, ArrayLike, Key
+from jaxnn.linalg.vectors import coordinates
+from jaxnn.types import Array, ArrayLike, Key, PyTree
 
 
 class SpectralDensity(NamedTuple):
@@ -106,31 +107,61 @@ def spectral_density(
     symmetric = require_symmetric("spectral_density", operator)
     each = product_bytes(operator) + (steps + 1) * flat.size * flat.dtype.itemsize
     chunk = chunk_size(probes, each, max_bytes)
-    nodes, weights, moments = _quadrature(operator, key, steps, probes, sampler, chunk)
+    # Three programs: a compiler needs the memory of the largest, not of all.
+    nodes, weights = _rules(*_tridiagonals(operator, key, steps, probes, sampler, chunk))
+    moments = _moments(operator, key, probes, sampler, chunk)
     return SpectralDensity(nodes, weights, moments, flat.size, probes * (steps + 2), symmetric)
 
 
 @jax.jit(static_argnums=(2, 3, 4, 5))
-def _quadrature(
+def _tridiagonals(
     operator: LinearOperator, key: Key, steps: int, probes: int, sampler: Sampler, chunk: int
 ) -> tuple[Array, Array, Array]:
-    flat = coordinates(operator.domain)
     product = prepared(operator)
 
-    def one(key: Key) -> tuple[tuple, Array]:
-        z = sampler(key, (flat.size,), flat.dtype)
-        basis, alpha, beta, rank = tridiagonalized(product, z, steps)
+    def one(z: Array) -> tuple[Array, Array, Array]:
+        _, alpha, beta, rank = tridiagonalized(product, z, steps)
+        return alpha, beta[:-1], rank
+
+    return _over_probes(one, operator, key, probes, sampler, chunk)
+
+
+@jax.jit(static_argnums=(2, 3, 4))
+def _moments(
+    operator: LinearOperator, key: Key, probes: int, sampler: Sampler, chunk: int
+) -> Float[Array, "probes 2"]:
+    product = prepared(operator)
+
+    def one(z: Array) -> Array:
+        size = tree.norm(z)
+        first = z / jnp.where(size > 0, size, 1)
 
         def again(v: Array, _: None) -> tuple[Array, Array]:
             image = product(v)
-            return image, tree.dot(basis[0], image)
+            return image, tree.dot(first, image)
 
-        return (alpha, beta[:-1], rank), lax.scan(again, basis[0], length=2)[1]
+        return lax.scan(again, first, length=2)[1]
 
-    t, moments = over_keys(one, jax.random.split(key, probes), chunk)
+    return _over_probes(one, operator, key, probes, sampler, chunk)
+
+
+def _over_probes(
+    function: Callable[[Float[Array, "n"]], PyTree],
+    operator: LinearOperator,
+    key: Key,
+    probes: int,
+    sampler: Sampler,
+    chunk: int,
+) -> PyTree:
+    flat = coordinates(operator.domain)
+    draw = lambda key: sampler(key, (flat.size,), flat.dtype)
+    return over_keys(lambda key: function(draw(key)), jax.random.split(key, probes), chunk)
+
+
+@jax.jit
+def _rules(alpha: Array, beta: Array, rank: Array) -> tuple[Array, Array]:
     # One after another: batches of LAPACK calls can hang (`exchangeable.orthonormal_range`).
-    nodes, weights = lax.map(lambda t: rule(*t), t)
-    return nodes, weights, moments
+    return lax.map(lambda t: rule(*t), (alpha, beta, rank))
 
 
 def rule(
@@ -156,7 +187,7 @@ def density(
     spectrum: SpectralDensity,
     grid: Float[ArrayLike, "points"],
     *,
-    width: ArrayLike,
+    width: float | Float[Array, ""],
     scale: Literal["linear", "log"] = "linear",
 ) -> Float[Array, "points"]:
     """The eigenvalue density on a grid: every node is smeared to a normal density of that width.
@@ -233,6 +264,7 @@ def logdet(
     >>> found.value.round(4), bool(found.positive)
     (Array(2.0794, dtype=float32), True)
     """
+    require_steps("logdet(steps)", steps, require_endomorphism("logdet", operator).size)
     found = spectral_density(operator, key, steps=steps, probes=probes, max_bytes=max_bytes)
     log = found.trace(jnp.log)
     least = negligible(jnp.max(jnp.abs(found.nodes)))

@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
-from jaxnn.linalg.spaces import dot
 from jaxnn.linalg.tridiagonal import extended, negligible, orthogonalized
+from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, Key
 
 Which = Literal["largest", "smallest", "both", "magnitude"]
@@ -28,9 +28,11 @@ The squared coordinate of a random direction in n dimensions is below MISSED/n i
 class Run(NamedTuple):
     """Where a run of restarts stands; rows of `basis` beyond row `size` are 0.
 
-    basis      orthonormal rows; row `size` is the next direction
+    basis      orthonormal rows; row `size` is the next direction, if there is one
     projected  Q A Qᵀ, as far as it is known
+    ritz       columns: coordinates of the Ritz vectors in the basis, most wanted first
     size       rows of the basis that A was applied to
+    follows    whether there is a next direction; if not, a random one is drawn
     beta       ‖r‖ of A Qᵀ = Qᵀ(Q A Qᵀ) + r e_sizeᵀ
     scale      largest |θ| seen
     products   number of them
@@ -45,7 +47,9 @@ class Run(NamedTuple):
 
     basis: Float[Array, "m+1 n"]
     projected: Float[Array, "m m"]
+    ritz: Float[Array, "m m"]
     size: Int[Array, ""]
+    follows: Bool[Array, ""]
     beta: Float[Array, ""]
     scale: Float[Array, ""]
     products: Int[Array, ""]
@@ -59,7 +63,9 @@ class Run(NamedTuple):
 
 
 def restarted(
-    product: Callable[[Float[Array, "n"]], tuple[Float[Array, "n"], Int[Array, ""]]],
+    product: Callable[
+        [Float[Array, "n"], Int[Array, ""]], tuple[Float[Array, "n"], Int[Array, ""]]
+    ],
     first: Float[Array, "n"],
     key: Key,
     allowed: Callable[[Float[Array, "k"], Float[Array, ""]], Float[Array, "..."]],
@@ -68,10 +74,12 @@ def restarted(
     k: int,
     which: Which,
     basis_size: int,
+    products: int | Array = 0,
 ) -> tuple[Float[Array, "k n"], Run]:
     """The k wanted Ritz vectors when they have converged, and the run that found them.
 
-    `product`(v) is (A v, its cost). The basis grows by `EXPANSION` vectors; then the Ritz pairs are
+    `product`(v, products so far) is (A v, its cost). The space has more dimensions than the basis
+    has vectors. The basis grows by `EXPANSION` vectors; then the Ritz pairs are
     looked at. A full basis is replaced by the better half of its Ritz vectors and the residual
     direction. When the wanted residuals are below `allowed`(wanted θ, largest |θ| seen), the wanted
     vectors and a random direction b orthogonal to them begin a search for an eigenvector v that was
@@ -86,109 +94,108 @@ def restarted(
     Source: Wu & Simon (2000), algorithm 3; Σ φ_i² is the inverse of the Christoffel function.
     """
     m, n, dtype = basis_size, first.size, first.dtype
+    half = k + (m - k) // 2
 
-    def fresh(basis: Array, number: Array) -> Array:
+    def drawn(run: Run) -> Array:
         """A random unit vector orthogonal to the basis."""
-        draw = jax.random.normal(jax.random.fold_in(key, number), first.shape, dtype)
-        w = orthogonalized(draw, basis)[0]
+        draw = jax.random.normal(jax.random.fold_in(key, run.products), first.shape, dtype)
+        w = orthogonalized(draw, run.basis)[0]
         return w / tree.norm(w)
 
     def extend(j: Array, run: Run) -> Run:
-        w, cost = product(run.basis[j])
-        w, _, h = extended(w, run.basis, j)
+        q = lax.cond(run.follows, lambda: run.basis[j], lambda: drawn(run))
+        basis = run.basis.at[j].set(q)
+        w, cost = product(q, run.products)
+        w, _, h = extended(w, basis, j)
         projected = run.projected.at[j, :].set(h[:m]).at[:, j].set(h[:m])
-        beta, products = tree.norm(w), run.products + cost
+        beta = tree.norm(w)
         scale = jnp.maximum(run.scale, jnp.max(jnp.abs(h)))
         ends = beta <= negligible(scale)
         length = jnp.where(ends, 1, beta)
-        q = lax.cond(ends, lambda w: fresh(run.basis, products), lambda w: w / length, w)
         grown = (run.beyond * run.growth[:, j] - dot(run.growth, h)) / length
         growth = run.growth.at[:, j + 1].set(jnp.where(ends | run.settled, 0, grown))
         # In an invariant subspace that b is in, all eigenvectors with a share in b are.
         settled = run.settled | ends | (jnp.sum(growth**2, axis=1) >= n / MISSED)
         return run._replace(
-            basis=run.basis.at[j + 1].set(q),
+            basis=basis.at[j + 1].set(jnp.where(ends, 0, w / length)),
             projected=projected,
             size=j + 1,
+            follows=~ends,
             beta=jnp.where(ends, 0, beta),
             scale=scale,
-            products=products,
+            products=run.products + cost,
             growth=growth,
             settled=settled,
+        )
+
+    def restart(search: Array, theta: Array, y: Array, beyond: Array, run: Run) -> Run:
+        """Ritz vectors instead of the basis: the better half, or to begin a search the wanted."""
+        size = jnp.where(search, k, half).astype(jnp.int32)
+        number = jnp.arange(m + 1, dtype=jnp.int32)
+
+        def renewed(rows: Array) -> Array:
+            rotated = jnp.append(dot(y.T, rows[:m]), rows[m:], axis=0)
+            kept = jnp.where(number[:, None] < size, rotated, 0)
+            return kept.at[size].set(jnp.where(search, 0, rows[m]))
+
+        alone = jnp.where(number == k, 1, jnp.zeros_like(run.growth))
+        return run._replace(
+            basis=renewed(run.basis),
+            projected=jnp.diag(jnp.where(number[:m] < size, theta, 0)),
+            ritz=jnp.eye(m, dtype=dtype),
+            size=size,
+            follows=run.follows & ~search,
+            beta=jnp.where(search, 0, run.beta),
+            # What the wanted vectors leave out is lost, each time: the squares add up to 1.
+            accuracy=jnp.where(search, run.accuracy / 2**0.5, run.accuracy),
+            searching=run.searching | search,
+            wanted=jnp.where(search, theta[:k], run.wanted),
+            beyond=jnp.where(search, beyond, run.beyond),
+            growth=jnp.where(search, alone, renewed(run.growth.T).T),
+            settled=run.settled & ~search,
         )
 
     def step(run: Run) -> Run:
         run = lax.fori_loop(run.size, jnp.minimum(run.size + EXPANSION, m), extend, run)
         theta, y = ritz(run.projected, run.size, which)
         wanted, found = theta[:k], run.size >= k
-        scale = jnp.maximum(run.scale, jnp.where(found, jnp.max(jnp.abs(wanted)), 0))
+        seen = jnp.where(jnp.arange(m, dtype=jnp.int32) < run.size, jnp.abs(theta), 0)
+        scale = jnp.maximum(run.scale, jnp.max(seen))
         goal = jnp.maximum(allowed(wanted, scale), negligible(scale))
         residuals = run.beta * jnp.abs(y[run.size - 1])
         least = jnp.maximum(run.accuracy * goal, negligible(scale))
         ready = found & jnp.all(residuals[:k] <= least)
         sizes = jnp.abs if which == "magnitude" else lambda theta: theta  # ±λ is a tie
         same = run.searching & jnp.all(jnp.abs(sizes(wanted) - sizes(run.wanted)) <= goal)
-        # The next beside the wanted would not have come before one that was missed.
+        # The next beside the wanted would not have come before one of their end that was missed.
         come = (run.size >= k + 2) & (residuals[k : k + 2] <= jnp.min(least))
-        above, below = jnp.abs(theta[None, k : k + 2] - run.beyond[:, None])
-        upper = above < below
+        upper = _upper(theta, which)[k : k + 2]
         settled = run.settled | jnp.stack([jnp.any(come & upper), jnp.any(come & ~upper)])
         done = ready & same & jnp.all(settled)
-        run = run._replace(scale=scale, settled=settled, done=done)
-
-        def keep(size: int, direction: Array) -> Run:
-            empty, vectors = jnp.zeros_like(run.basis), dot(y[:, :size].T, run.basis[:m])
-            growth = dot(run.growth[:, :m], y[:, :size])
-            return run._replace(
-                basis=empty.at[:size].set(vectors).at[size].set(direction),
-                projected=jnp.zeros_like(run.projected)
-                .at[:size, :size]
-                .set(jnp.diag(theta[:size])),
-                size=jnp.array(size, jnp.int32),
-                growth=jnp.zeros_like(run.growth)
-                .at[:, :size]
-                .set(growth)
-                .at[:, size]
-                .set(run.growth[:, m]),
-            )
-
-        def search(run: Run) -> Run:
-            kept = keep(k, jnp.zeros_like(first))
-            direction = fresh(kept.basis, run.products)
-            return kept._replace(
-                basis=kept.basis.at[k].set(direction),
-                beta=jnp.zeros_like(run.beta),
-                # What the wanted vectors leave out is lost, each time: the squares add up to 1.
-                accuracy=run.accuracy / 2**0.5,
-                searching=jnp.array(True),
-                wanted=wanted,
-                beyond=_beyond(wanted, jnp.max(goal), scale, which),
-                growth=jnp.zeros_like(run.growth).at[:, k].set(1),
-                settled=jnp.zeros(2, bool),
-            )
-
-        def go_on(run: Run) -> Run:
-            half = k + (m - k) // 2
-            return lax.cond(run.size == m, lambda _: keep(half, run.basis[m]), lambda run: run, run)
-
-        choice = jnp.where(done, 0, jnp.where(ready & ~same, 1, 2))
-        return lax.switch(choice, [lambda run: run, search, go_on], run)
+        search = ready & ~same
+        run = run._replace(ritz=y, scale=scale, settled=settled, done=done)
+        beyond = _beyond(wanted, jnp.max(goal), scale, which)
+        return lax.cond(
+            search | ((run.size == m) & ~done),
+            lambda: restart(search, theta, y, beyond, run),
+            lambda: run,
+        )
 
     def unfinished(run: Run) -> Array:
-        return ~run.done & (run.products < max_products) & jnp.isfinite(run.scale)
+        more = (run.products < max_products) | (run.size < k)  # k vectors there are to be
+        return ~run.done & more & jnp.isfinite(run.scale)
 
-    length, zero, none = tree.norm(first), jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    empty = jnp.zeros((m + 1, n), dtype)
-    begin = lax.cond(
-        length > 0, lambda: first / jnp.where(length > 0, length, 1), lambda: fresh(empty, none)
-    )
+    length = tree.norm(first)
+    zero, none, small = jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.zeros((m, m), dtype)
     run = Run(
-        basis=empty.at[0].set(begin),
-        projected=jnp.zeros((m, m), dtype),
+        basis=jnp.zeros((m + 1, n), dtype).at[0].set(first / jnp.where(length > 0, length, 1)),
+        projected=small,
+        ritz=small,
         size=none,
+        follows=length > 0,
         beta=zero,
         scale=zero,
-        products=none,
+        products=none + products,
         accuracy=zero + 0.5**0.5,
         searching=jnp.array(False),
         wanted=jnp.zeros(k, dtype),
@@ -198,8 +205,15 @@ def restarted(
         done=jnp.array(False),
     )
     run = lax.while_loop(unfinished, step, run)
-    y = ritz(run.projected, run.size, which)[1]
-    return dot(y[:, :k].T, run.basis[:m]), run
+    return dot(run.ritz[:, :k].T, run.basis[:m]), run
+
+
+def _upper(theta: Float[Array, "m"], which: Which) -> Bool[Array, "m"]:
+    """Which of the eigenvalues, the most wanted first, are wanted as the largest."""
+    if which == "magnitude":
+        return theta > 0
+    rank = jnp.arange(len(theta), dtype=jnp.int32)
+    return {"largest": rank >= 0, "smallest": rank < 0}.get(which, rank % 2 == 0)
 
 
 def _beyond(

@@ -18,7 +18,8 @@ from jaxnn.linalg.exchangeable import (
     orthonormal_range,
 )
 from jaxnn.linalg.operators import LinearOperator
-from jaxnn.linalg.spaces import coordinates, dot, prepared, require_endomorphism
+from jaxnn.linalg.spaces import prepared, require_endomorphism
+from jaxnn.linalg.vectors import coordinates, dot
 from jaxnn.types import Array, Key
 
 Method = Literal["hutchinson", "hutch++", "xtrace"]

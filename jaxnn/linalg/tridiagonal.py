@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
 from jaxnn.linalg.operators import LinearOperator, require_like
-from jaxnn.linalg.spaces import Coordinates, coordinates, dot, prepared, require_endomorphism
+from jaxnn.linalg.spaces import prepared, require_endomorphism
+from jaxnn.linalg.vectors import Coordinates, coordinates, dot
 from jaxnn.types import Array, Key, PyTree
 
 DEPENDENT = 2**-0.5

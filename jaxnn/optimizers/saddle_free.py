@@ -6,22 +6,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float, Int
 
 from jaxnn import linalg, tree
-from jaxnn.errors import invalid, require_between
-from jaxnn.linalg.spaces import dot
+from jaxnn.errors import invalid, is_traced, require_between
+from jaxnn.linalg.vectors import dot
 from jaxnn.optimizers.equations import LearningRate, Optimizer
 from jaxnn.optimizers.saddles import given, saturated
 from jaxnn.types import Array, ArrayLike, Params, PyTree
 
 DAMPINGS = (0.0, *(10.0**k for k in range(-4, 3)))
-"""What `saddle_free_newton` chooses λ from, in units of ‖H‖."""
+"""What `saddle_free_newton` chooses λ from, in units of ‖T‖."""
 
 
 class SaddleFreeState(NamedTuple):
-    """t: updates made; damping: the last λ, in units of ‖H‖."""
+    """t: updates made; damping: the last λ, in units of ‖T‖ (of 1 where that is 0)."""
 
     t: Int[Array, ""]
     damping: Float[Array, ""]
@@ -38,17 +39,24 @@ def saddle_free_newton(
         θ ← θ - η Q(|T| + λI)⁻¹Qᵀg,    T = QᵀHQ,
 
     where the columns of Q span the Krylov space g, Hg, H²g, ... of `rank` dimensions, and |T| has
-    the absolute values of the eigenvalues of T. λ is `damping`·‖T‖; of several the one with the
-    lowest L after the step is taken. With η = 1, λ = 0 and a rank of all dimensions a convex
-    quadratic is at its minimum after one step. As g is in that space, nothing of it is left
-    outside; where g has no part in a direction that falls, neither has the step. Eigenvalues of T
-    that are rounding are left out where λ = 0.
+    the absolute values of the eigenvalues of T. λ is `damping`·‖T‖; of several, a sequence or a
+    1-D array, the one with the lowest L after the step is taken. With η = 1, λ = 0 and a rank of
+    all dimensions a convex quadratic is at its minimum after one step. As g is in that space,
+    nothing of it is left outside; where g has no part in a direction that falls, neither has the
+    step. Eigenvalues of T that are rounding are left out where λ = 0.
+
+    Where L is linear, T = 0, there is no unit for λ: it is `damping` itself, as in the source, and
+    the step -ηg/λ. With a damping of 0 alone none is made there, as Newton's method has none.
+
+    g is what `update` is given, H that of `value_fn`. Clipped to a norm, g has the Krylov space
+    that it had, and the step is shortened by the same factor: to bound its length takes damping.
+    Clipping by value, or noise, turns g, and the space with it.
 
     `update` needs the params and `value_fn`, as `training.fit` passes them; a step costs `rank`
     products with the Hessian, and memory for as many gradients.
 
-    Errors: a negative learning rate or damping, a rank below 1, no damping, `update` without params
-    or `value_fn`.
+    Errors: a negative learning rate or damping, a rank below 1, no damping, an array of dampings of
+    more than one dimension, `update` without params or `value_fn`.
 
     Source: Dauphin et al. (2014), algorithm 1, with one step for each Krylov space.
 
@@ -64,7 +72,7 @@ def saddle_free_newton(
         require_between(
             "saddle_free_newton(learning_rate)", learning_rate, 0.0, math.inf, remedy=remedy
         )
-    candidates = tuple(damping) if isinstance(damping, Sequence) else (damping,)
+    candidates = _listed(damping)
     for candidate in candidates:
         require_between("saddle_free_newton(damping)", candidate, 0.0, math.inf, remedy=remedy)
     for name, number in (("rank", rank), ("damping", len(candidates))):
@@ -79,7 +87,7 @@ def saddle_free_newton(
     def init(params: Params) -> SaddleFreeState:
         tree.require_differentiable("saddle_free_newton.init: params", params)
         dtype = linalg.coordinates(params).dtype
-        return SaddleFreeState(jnp.zeros((), jnp.int32), jnp.zeros((), _wide(dtype)))
+        return SaddleFreeState(jnp.zeros((), jnp.int32), jnp.zeros((), dtype))
 
     def update(
         grads: PyTree,
@@ -92,9 +100,9 @@ def saddle_free_newton(
         params = given("saddle_free_newton", "params", params)
         objective = given("saddle_free_newton", "value_fn", value_fn)
         flat = linalg.coordinates(params)
-        dtype = _wide(flat.dtype)
+        dtype = flat.dtype
         function = lambda x: objective(flat.unravel(x)).astype(dtype)
-        x, g = (flat.ravel(tree_).astype(dtype) for tree_ in (params, grads))
+        x, g = flat.ravel(params), flat.ravel(grads)
         operator = linalg.hessian(function, x, check=False)
         found = linalg.lanczos(operator, g, min(rank, flat.size))
         theta, vectors = jnp.linalg.eigh(found.T)
@@ -102,12 +110,13 @@ def saddle_free_newton(
             learning_rate(state.t) if callable(learning_rate) else learning_rate, dtype
         )
         largest = jnp.max(jnp.abs(theta))
-        floor = theta.size * jnp.finfo(dtype).eps * largest
+        unit = jnp.where(largest > 0, largest, 1)
+        rounding = theta.size * jnp.finfo(dtype).eps * largest
 
         def step(share: Array) -> Array:
-            divisor = jnp.abs(theta) + share * largest
-            clear = divisor > floor
-            parts = jnp.where(clear, vectors[0] / jnp.where(clear, divisor, 1), 0)
+            divisor = jnp.abs(theta) + share * unit
+            left_out = divisor <= jnp.where(share > 0, 0, rounding)
+            parts = jnp.where(left_out, 0, vectors[0] / jnp.where(left_out, 1, divisor))
             return -eta * tree.norm(g) * dot(dot(vectors, parts), found.basis)
 
         shares = jnp.stack([jnp.asarray(share, dtype) for share in candidates])
@@ -124,6 +133,18 @@ def saddle_free_newton(
     return Optimizer(init, update)
 
 
-def _wide(dtype: Any) -> jnp.dtype:
-    """At least float32, in which alone eigenvalues are computed."""
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+def _listed(damping: Any) -> tuple[Any, ...]:
+    """The numbers of one damping or several; raises where they are not numbers."""
+    several = isinstance(damping, Sequence) or jnp.ndim(damping) == 1
+    if several and isinstance(damping, jax.Array) and not is_traced(damping):
+        damping = np.asarray(damping)  # its entries can be checked in jit too
+    candidates = tuple(damping) if several else (damping,)
+    for candidate in candidates:
+        if isinstance(candidate, Sequence) or jnp.ndim(candidate) > 0:
+            raise invalid(
+                "saddle_free_newton(damping)",
+                got=damping,
+                expected="a number, or a sequence or a 1-D array of them",
+                remedy="Each is a λ/‖T‖ to choose from: pass them in one axis.",
+            )
+    return candidates

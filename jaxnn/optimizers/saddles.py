@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import linalg, tree
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import concrete, invalid, require_between
 from jaxnn.optimizers.equations import LearningRate, Optimizer
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
+
+LAST = 2**31 - 1
+"""The largest int32, at which counters of steps stay."""
 
 
 class Perturbation(NamedTuple):
@@ -37,7 +40,7 @@ class PerturbedState(NamedTuple):
     since     steps of descent since the last perturbation
     key       of the perturbations
     anchor    the params before the last perturbation; None without a function threshold
-    value     L there
+    value     L there, at least in float32: of narrower numbers neighbors are too far apart
     finished  whether descent from the last perturbation did not lower L by the threshold
     """
 
@@ -116,6 +119,11 @@ def perturbed_gradient_descent(
     after a perturbation. If it does not, it was no saddle: the params return to where they were
     before, and stay; `finished` in the state says so. `update` then needs params and `value`.
     `perturbation` has constants with a guarantee. A perturbation depends on `key` and t alone.
+    The waiting time is rounded up to whole steps, of which 2³¹ - 2 are the most that are counted.
+
+    ‖g‖ is the length of what `update` is given: a wrapper that clips it to gradient_threshold or
+    below makes every place one to perturb, noise longer than that leaves none. One that masks it
+    keeps of ξ the part in the mask.
 
     In the source descent follows a perturbation in the same iteration; here it is the next update,
     whose gradient is taken where the perturbation led.
@@ -142,15 +150,16 @@ def perturbed_gradient_descent(
             where = f"perturbed_gradient_descent({name})"
             require_between(where, value, 0.0, math.inf, remedy="It is a magnitude.")
 
+    waits = _whole_steps(waiting_time)
+
     def init(params: Params) -> PerturbedState:
         tree.require_differentiable("perturbed_gradient_descent.init: params", params)
-        dtype = linalg.coordinates(params).dtype
         return PerturbedState(
             t=jnp.zeros((), jnp.int32),
-            since=saturated(jnp.asarray(waiting_time, jnp.int32)),
+            since=saturated(jnp.asarray(waits, jnp.int32)),
             key=key,
             anchor=None if function_threshold is None else jax.tree.map(jnp.asarray, params),
-            value=jnp.zeros((), dtype),
+            value=jnp.zeros((), linalg.coordinates(params).dtype),
             finished=jnp.array(False),
         )
 
@@ -162,7 +171,7 @@ def perturbed_gradient_descent(
         value: ArrayLike | None = None,
         **_: Any,
     ) -> tuple[PyTree, PerturbedState]:
-        size, waits = tree.norm(grads), jnp.asarray(waiting_time, jnp.int32)
+        size = tree.norm(grads)
         small = size <= jnp.asarray(gradient_threshold, size.dtype)
         perturbs = small & (state.since > waits)
         noise = _in_ball(jax.random.fold_in(state.key, state.t), grads, radius)
@@ -188,6 +197,14 @@ def perturbed_gradient_descent(
     return Optimizer(init, update)
 
 
+def _whole_steps(waiting_time: Any) -> ArrayLike:
+    """The waiting time rounded up, and below `LAST`, so that a count can be more."""
+    number = concrete(waiting_time)
+    if number is not None:
+        return min(math.ceil(number), LAST - 1)
+    return jnp.minimum(jnp.asarray(-(-waiting_time // 1), jnp.int32), LAST - 1)
+
+
 def _in_ball(key: Key, like: PyTree, radius: ArrayLike) -> PyTree:
     """A tree drawn uniformly from the ball of that radius around 0."""
     direction_key, length_key = jax.random.split(key)
@@ -204,7 +221,7 @@ def _where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
 
 def saturated(t: Array) -> Array:
     """t + 1, but never more than the last number: the next would be negative."""
-    return jnp.minimum(t, jnp.iinfo(jnp.int32).max - 1) + 1
+    return jnp.minimum(t, LAST - 1) + 1
 
 
 def given(name: str, argument: str, value: Any) -> Any:

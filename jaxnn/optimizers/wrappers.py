@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from jaxnn import tree
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, takes_keywords
 from jaxnn.optimizers.equations import Optimizer
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree, Schedule
 
@@ -25,7 +25,9 @@ def clipped(
         norm:  g ← g·min(1, norm/‖g‖₂),  ‖g‖₂ over all leaves together
         value: g_i ← max(-value, min(g_i, value))
 
-    A gradient that is not finite stays so: it is not made to look harmless.
+    A gradient that is not finite stays so: it is not made to look harmless; one of which ‖g‖₂, or
+    norm/‖g‖₂, is beyond the range of its dtype becomes NaN. It is the gradient that is bounded, and
+    not the step of an optimizer that multiplies it by an inverse curvature.
 
     Errors: not exactly one of norm and value, a bound ≤ 0.
 
@@ -108,6 +110,8 @@ def masked(optimizer: Any, mask: PyTree) -> Optimizer:
 
     `mask` is a tree of Boolean arrays like the parameters, or a prefix of that tree: a bare False
     freezes all that is below it. A parameter outside keeps its value, also under weight decay.
+    An optimizer that is told more of the objective, `grad` and `value_fn`, is told of its
+    restriction to the coordinates in the mask: a Newton step is one in them alone.
 
     Errors: a mask that does not fit the gradients.
 
@@ -118,30 +122,39 @@ def masked(optimizer: Any, mask: PyTree) -> Optimizer:
     Array([-2.,  0.], dtype=float32)
     """
 
-    def only(grads: PyTree) -> PyTree:
+    def inside(x: PyTree, outside: PyTree) -> PyTree:
+        """`x` in the mask, `outside` elsewhere."""
         try:
-            whole = jax.tree.broadcast(mask, grads)
+            whole = jax.tree.broadcast(mask, x)
         except ValueError as error:
             raise invalid(
                 "masked(mask)",
                 got=jax.tree.structure(mask),
-                expected=f"a prefix of {jax.tree.structure(grads)}",
+                expected=f"a prefix of {jax.tree.structure(x)}",
                 remedy="Build it from the params by jax.tree.map.",
             ) from error
 
-        def select(keep: ArrayLike, g: ArrayLike) -> Array:
-            if jnp.shape(keep) not in ((), jnp.shape(g)):
+        def select(keep: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
+            if jnp.shape(keep) not in ((), jnp.shape(a)):
                 raise invalid(
                     "masked(mask)",
                     got=f"a leaf of shape {jnp.shape(keep)}",
-                    expected=f"shape {jnp.shape(g)}, or ()",
+                    expected=f"shape {jnp.shape(a)}, or ()",
                     remedy="Build it from the params by jax.tree.map.",
                 )
-            return jnp.where(keep, g, jnp.zeros_like(g))
+            return jnp.where(keep, a, b)
 
-        return jax.tree.map(select, whole, grads)
+        return jax.tree.map(select, whole, x, outside)
+
+    def only(grads: PyTree) -> PyTree:
+        return inside(grads, jax.tree.map(jnp.zeros_like, grads))
 
     def update(grads: PyTree, state: PyTree, params: Params = None, **extra: Any) -> Any:
+        objective = extra.get("value_fn")
+        if objective is not None and params is not None:
+            extra["value_fn"] = lambda moved: objective(inside(moved, params))
+        if extra.get("grad") is not None:
+            extra["grad"] = only(extra["grad"])
         updates, state = optimizer.update(only(grads), state, params, **extra)
         return only(updates), state
 
@@ -150,26 +163,19 @@ def masked(optimizer: Any, mask: PyTree) -> Optimizer:
 
 def _with(optimizer: Any, init: Any, update: Any) -> Optimizer:
     """An optimizer whose update takes further keywords only where the wrapped one's does."""
-    if isinstance(optimizer, Optimizer):
-        return Optimizer(init, lambda grads, state, params=None: update(grads, state, params))
-    return Optimizer(init, update)
+    if takes_keywords(optimizer.update):
+        return Optimizer(init, update)
+    return Optimizer(init, lambda grads, state, params=None: update(grads, state, params))
 
 
 def _scaled_to(limit: Array, grads: PyTree) -> PyTree:
     """The gradients, shortened to a length of at most `limit`."""
     wide = jax.tree.map(_at_least_float32, grads)
-    leaves = jax.tree.leaves(wide)
-    if not leaves:
-        return grads
-    dtype = max((g.dtype for g in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
-    # In units of the largest coordinate: the square of an exploding gradient overflows.
-    largest = jnp.max(jnp.array([jnp.max(jnp.abs(g), initial=0.0).astype(dtype) for g in leaves]))
-    unit = jnp.where(largest > 0, largest, 1.0)
-    length = tree.norm(jax.tree.map(lambda g: g.astype(dtype) / unit, wide))
-    limit = limit.astype(dtype) / unit
+    length = tree.norm(wide)
+    limit = limit.astype(length.dtype)
     too_long = length > limit
     factor = jnp.where(too_long, limit / jnp.where(too_long, length, 1.0), 1.0)
-    factor = jnp.where(jnp.isfinite(largest), factor, jnp.nan)
+    factor = jnp.where(jnp.isfinite(length) & (factor > 0), factor, jnp.nan)
     return jax.tree.map(
         lambda g, w: (w * factor.astype(w.dtype)).astype(jnp.result_type(g)), grads, wide
     )

@@ -4,7 +4,6 @@ A step is a function of what it carries, written once (`one_step`): `fit` watche
 the host, and `descend` is a whole run for use inside jit, vmap and grad.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from jaxnn import tree
-from jaxnn.errors import invalid, require_examples, require_optimizer
+from jaxnn.errors import invalid, require_examples, require_optimizer, takes_keywords
 from jaxnn.minibatches import (
     order_at,
     require_at_least_one,
@@ -189,12 +188,6 @@ def measure(problem: Problem, params: Params, data: PyTree, **noise: Key) -> dic
             tree.require_differentiable("fit(loss): its value", values)
         means[name] = jnp.mean(values)
     return means
-
-
-def takes_keywords(function: Callable) -> bool:
-    """Whether a function has **keywords."""
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _order_key(key: Key) -> Key:

@@ -132,6 +132,49 @@ def test_the_ends_of_a_larger_spectrum(float64):
         assert found.index == index or not found.index_exact
 
 
+@pytest.mark.parametrize("products", [7, 100])
+def test_an_index_is_exact_where_no_negative_one_can_be_hidden(products, float64):
+    # The lowest eigenvalue is not clear, as it changes fast: the others of the lower end are.
+    d = jnp.asarray([-5.0, -4.0, -3.0, -2.0, *[1.0] * 26])
+    objective = lambda w: 0.5 * jnp.sum(d * w**2) + 1e3 * w[0] ** 3 - 1e-2 * w[0]
+    options = {"max_gradient_norm": 1.0, "products": products}
+    for ends in (2, 5):
+        found = classify(objective, jnp.zeros(30), ends=ends, **options)
+        complete = products == 100
+        assert found.complete == complete
+        assert found.index_exact == (complete or ends == 5)
+        assert found.index == (3 if complete else min(ends - 1, 3))
+        assert found.nullity == 1
+
+
+def test_counts_are_lower_bounds_where_the_spectrum_is_not_complete(float64):
+    d = jnp.concatenate([-jnp.ones(3), jnp.zeros(28), jnp.ones(7)])
+    found = classify(lambda w: jnp.sum(d * w**2), jnp.zeros(38), ends=3, products=10)
+    assert (found.index, found.nullity, found.complete, found.index_exact) == (3, 0, False, False)
+    found = classify(lambda w: jnp.sum(d * w**2), jnp.zeros(38))
+    assert (found.index, found.nullity, found.complete, found.index_exact) == (3, 28, True, True)
+
+
+@pytest.mark.parametrize("ends", [4, 5])
+def test_ends_that_meet_are_the_whole_spectrum(ends, float64):
+    found = classify(lambda w: -jnp.sum(w**2), jnp.zeros(10), products=5, ends=ends)
+    assert (found.kind, found.index) == ("maximum", min(2 * ends, 10))
+    assert found.complete == found.index_exact == (ends >= 5)
+
+
+@pytest.mark.parametrize("products", [2, 200])
+@pytest.mark.parametrize("size", [1e20, 1e-24])
+def test_squares_beyond_the_floats_are_not_taken(products, size):
+    objective = lambda w: 0.5 * size * jnp.sum(jnp.array([1.0, -2.0, 3.0]) * w**2)
+    options = {"ends": 1, "products": products, "max_gradient_norm": 1e-30}
+    for w, kind in ((jnp.zeros(3), "saddle"), (jnp.full(3, 1e-3), "not critical")):
+        found = classify(objective, w, **options)
+        assert (found.kind, found.index) == (kind, 1)
+        norm = size * np.sqrt(14) * float(w[0])
+        assert found.gradient_norm == pytest.approx(norm, rel=1e-5)
+        assert 0 < np.max(found.errors) < 1e-5 * size
+
+
 @pytest.mark.parametrize("products", [20, 200])
 def test_the_escape_direction_is_the_lowest_eigenvector_and_leads_down(products, dtype):
     a, b = rotated(2, [2.0, -3.0, 1.0, -0.5]), np.array([0.3, -0.2, 0.1, 0.4])

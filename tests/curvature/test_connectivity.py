@@ -130,6 +130,19 @@ def test_the_ring_is_bent_around_as_well_as_any_bend_can(name, float64):
     assert np.mean(found.losses[-2000:]) == pytest.approx(best.fun, rel=0.1)
 
 
+def test_an_optimizer_is_what_has_init_and_update(float64, standard_promotion):
+    # Two draws for every step of the bend: of a class that is no tuple.
+    accumulated = optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2)
+    ends, bend = (jnp.asarray([1.0, 0.0]), jnp.asarray([-1.0, 0.0])), jnp.asarray([0.2, 0.3])
+    run = lambda optimizer, steps: connect(
+        ring, *ends, optimizer, key=jax.random.key(1), steps=steps, bend=bend
+    )
+    np.testing.assert_array_equal(run(accumulated, 1).bend, bend)
+    first, still = run(accumulated, 2), run(optax.sgd(0.0), 2)
+    np.testing.assert_allclose(first.losses, still.losses, rtol=1e-12)
+    assert np.linalg.norm(np.asarray(first.bend - bend)) > 1e-3
+
+
 def test_a_symmetric_start_stays_where_no_gradient_leads_away(float64):
     found = connect(
         ring,
@@ -213,12 +226,18 @@ def bad_inputs():
     return [
         (lambda: good(w, jnp.ones(3), descent), r"connect\(end\): got shapes \[\(3,\)\]"),
         (lambda: good(w, w, descent, bend={"w": w}), r"connect\(bend\): got structure"),
-        (lambda: good(w, w, 0.1), r"connect\(optimizer\): got 0.1, expected a pair"),
+        (lambda: good(w, w, 0.1), r"connect\(optimizer\): got float without init"),
         (lambda: good(w, w, descent, steps=-1), r"connect\(steps\): got -1"),
         (lambda: good(w, w, descent, points=1), r"connect\(points\): got 1"),
         (lambda: good(jnp.arange(2), w, descent), r"connect\(start\): got dtype int32"),
         (lambda: connect(jnp.sin, w, w, descent, key=key, steps=1), r"objective\): got a value"),
+        (lambda: good(w, jnp.arange(2), descent), r"connect\(end\): got dtype int32"),
+        (lambda: good(w, w, descent, bend=jnp.arange(2)), r"connect\(bend\): got dtype int32"),
         (lambda: bezier(w, jnp.ones(1), w, 0.5), r"bezier\(bend\): got shapes"),
+        (lambda: bezier(jnp.arange(2), w, w, 0.5), r"bezier\(start\): got dtype int32"),
+        (lambda: bezier(w, jnp.arange(2), w, 0.5), r"bezier\(bend\): got dtype int32"),
+        (lambda: bezier(w, w, jnp.arange(2), 0.5), r"bezier\(end\): got dtype int32"),
+        (lambda: bezier(w, w, w, w), r"bezier\(t\): got shape \(2,\).*vmap over t"),
     ]
 
 

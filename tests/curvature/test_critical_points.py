@@ -7,6 +7,7 @@ import pytest
 from landscapes import Autoencoder, himmelblau, himmelblau_points, rotated
 from oracles import unchecked
 
+from jaxnn.curvature import newton_steps
 from jaxnn.curvature.critical_points import find_critical_point, gradient_tolerance
 
 METHODS = ("newton", "gradient_norm", "saddle_free")
@@ -181,6 +182,7 @@ def test_steps_that_leave_the_domain_are_not_made(float64):
         assert float(found.params["x"]) == pytest.approx(0.5, abs=1e-9)
     nowhere = jax.jit(lambda x: find_critical_point(objective, {"x": x}, 2.0))(jnp.array(-1.0))
     assert not nowhere.converged
+    assert nowhere.stuck
     assert int(nowhere.steps) == 0
     with pytest.raises(ValueError, match="not finite"):
         find_critical_point(objective, {"x": jnp.array(0.0)}, 2.0)
@@ -196,6 +198,72 @@ def test_one_search_is_one_of_many(float64):
         np.testing.assert_allclose(one.params, many.params[i], rtol=1e-10)
 
 
+def quartic(w, size):
+    return size * (jnp.sum(jnp.array([1.0, 2.0, 3.0]) * (w - 1) ** 2) + w[0] ** 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "products"), [*((method, 200) for method in METHODS), ("gradient_norm", 2)]
+)
+def test_the_unit_of_the_objective_does_not_matter(method, products):
+    # Where squares of ‖∇L‖ are beyond float32, and an ‖∇L‖ of 0 would be no root.
+    search = lambda size: find_critical_point(
+        *(quartic, jnp.zeros(3), jnp.asarray(size)),
+        **{"tolerance": 1e-5 * size, "method": method, "products": products},
+    )
+    usual = search(1.0)
+    for size in (1e-24, 1e20):
+        found = search(size)
+        assert found.converged
+        assert found.gradient_norms[0] == pytest.approx(size * 2 * np.sqrt(14), rel=1e-5)
+        np.testing.assert_allclose(found.params, usual.params, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_product_for_each_system_leads_on(method, float64):
+    objective = lambda w: jnp.sum(jnp.array([1.0, 2.0, 3.0]) * (w - 1) ** 2)
+    found = find_critical_point(objective, jnp.zeros(3), method=method, products=1)
+    assert found.converged
+    np.testing.assert_allclose(found.params, 1.0, atol=1e-9)
+
+
+def test_newton_solves_no_second_system_where_its_step_is_short_enough(float64):
+    calls, matrix, g = [], jnp.diag(jnp.array([1.0, -2.0])), jnp.array([3.0, 4.0])
+    hessian = newton_steps.decomposed(matrix)
+
+    def damped(g, damping):
+        jax.debug.callback(lambda: calls.append(1))
+        return hessian.damped(g, damping)
+
+    for radius, times in ((10.0, 0), (0.1, 1)):
+        calls.clear()
+        step = newton_steps.newton(hessian._replace(damped=damped), g, jnp.asarray(radius))
+        jax.effects_barrier()
+        assert len(calls) == times
+        if times == 0:
+            np.testing.assert_allclose(step.s, [-3.0, 2.0], rtol=1e-12)
+        else:
+            assert 0 < np.linalg.norm(step.s) <= radius
+
+
+def test_params_far_from_zero_have_steps_that_they_notice():
+    far = lambda w: 1e-3 * jnp.sum((w - 1e7) ** 2)
+    found = find_critical_point(far, jnp.full(3, 1.1e7))
+    assert found.converged
+    assert not found.stuck
+    np.testing.assert_allclose(found.params, 1e7, rtol=1e-6)
+    short = find_critical_point(far, jnp.full(3, 1.1e7), radius=1.0)
+    assert (int(short.steps), bool(short.converged), bool(short.stuck)) == (0, False, True)
+
+
+@pytest.mark.parametrize("start", [1e-8, 1e-5, 1e-4])
+def test_a_small_radius_makes_no_flat_point_of_a_root(start):
+    bowl = lambda w: 0.5 * jnp.sum(w**2)
+    found = find_critical_point(bowl, jnp.full(3, start), radius=1e-8)
+    assert found.converged
+    assert not found.gradient_flat
+
+
 def test_limits_and_tolerances(float64):
     start = jnp.array([4.0, 3.0])
     cut = find_critical_point(himmelblau, start, max_steps=1)
@@ -209,6 +277,7 @@ def test_limits_and_tolerances(float64):
     at_rest = find_critical_point(lambda p: jnp.sum(p**2), jnp.zeros(2))
     assert (int(at_rest.steps), bool(at_rest.converged)) == (0, True)
     assert not at_rest.gradient_flat
+    assert not any(found.stuck for found in (at_rest, cut, loose))
 
 
 @pytest.mark.parametrize(

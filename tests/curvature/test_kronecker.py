@@ -134,7 +134,8 @@ def test_the_factors_are_their_definition(kind, parametrization, bias_std, spati
     for path, A, G in (("[0]", A0, G0), ("[3]", A3, G3)):
         close(found[path].A, A, dtype)
         close(found[path].G, G, dtype)
-    assert found["[0]"].weight_shape == params[0]["W"].shape
+    assert found["[0]"].W.shape == params[0]["W"].shape
+    assert (found["[0]"].b is not None) == has_bias
 
 
 def test_the_operators_act_on_the_layers_own_parameters(dtype):
@@ -147,7 +148,8 @@ def test_the_operators_act_on_the_layers_own_parameters(dtype):
         A, G = np.asarray(factors.A, np.float64), np.asarray(factors.G, np.float64)
         exact = np.kron(A, G)
         operator = factors.operator
-        assert jax.tree.map(jnp.shape, operator.domain) == jax.tree.map(jnp.shape, own)
+        kind = lambda space: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), space)
+        assert kind(operator.domain) == kind(own)
         close(dense(operator), exact, dtype)
         close(operator.quadratic_form(own), flat(own) @ exact @ flat(own), dtype)
         inverse = factors.inverse(damping)
@@ -158,9 +160,32 @@ def test_the_operators_act_on_the_layers_own_parameters(dtype):
         close(damped @ flat(solved), flat(own), dtype, factor=2000)
 
 
+@pytest.mark.parametrize(("narrow", "wide"), [("bfloat16", "float32"), ("float32", "float64")])
+def test_blocks_act_on_params_narrower_than_the_data(narrow, wide, standard_promotion):
+    with jax.enable_x64(wide == "float64"):
+        net = nn.serial(nn.dense(2), nn.tanh(), nn.dense(3))
+        params = jax.tree.map(lambda a: a.astype(narrow), drawn(net, (3,)))
+        factors = curvature.kfac(net, params, inputs((5, 3), wide))
+        for path, own in (("[0]", params[0]), ("[2]", params[2])):
+            A, G = (np.asarray(a, np.float64) for a in (factors[path].A, factors[path].G))
+            assert factors[path].A.dtype == factors[path].G.dtype == wide
+            damped = np.kron(A, G) + 0.1 * np.eye(len(A) * len(G))
+            for operator, matrix in (
+                (factors[path].operator, np.kron(A, G)),
+                (factors[path].inverse(0.1), np.linalg.inv(damped)),
+            ):
+                image = operator @ own
+                assert all(leaf.dtype == narrow for leaf in jax.tree.leaves(image))
+                exact = matrix @ flat(own)
+                # Rounded once, at the end.
+                eps = float(jnp.finfo(narrow).eps)
+                assert np.all(np.abs(flat(image) - exact) <= 0.6 * eps * np.abs(exact) + 1e-6)
+
+
 def test_the_inverse_of_singular_factors_stays_positive(dtype):
     A, G = jnp.diag(jnp.array([2.0, -1e-7], dtype)), jnp.diag(jnp.array([3.0, 0.0], dtype))
-    inverse = curvature.KroneckerFactors(A, G, (2, 2)).inverse(1e-9)  # -1e-7: rounding
+    W = jax.ShapeDtypeStruct((2, 2), dtype)
+    inverse = curvature.KroneckerFactors(A, G, W).inverse(1e-9)  # -1e-7: rounding
     np.testing.assert_allclose(inverse.to_dense(), np.diag([1 / 6, 1e9, 1e9, 1e9]), rtol=1e-6)
 
 
@@ -266,7 +291,7 @@ def test_factors_are_pytrees(dtype):
     halved = jax.tree.map(lambda a: a / 2, found)["[1]"]
     np.testing.assert_array_equal(halved.G, found["[1]"].G / 2)
     abstract = jax.eval_shape(lambda p: curvature.kfac(net, p, x), params)["[1]"]
-    assert (abstract.A.shape, abstract.weight_shape) == ((3, 3), (2, 2))
+    assert (abstract.A.shape, abstract.W.shape, abstract.b.shape) == ((3, 3), (2, 2), (2,))
 
 
 def test_bad_input():
@@ -278,6 +303,7 @@ def test_bad_input():
         return partial(curvature.kfac, net, params, x, **options)
 
     sequences = nn.Sequences(x, jnp.array([1, 2]))
+    W = jax.ShapeDtypeStruct((2, 1), jnp.float32)
     recurrent = nn.serial(nn.rnn(3))
     cases = [
         (call(nn.flatten(), nn.layer_norm()), r"the layer at params\[1\]: got layer_norm"),
@@ -294,7 +320,7 @@ def test_bad_input():
         (call(nn.dense(3), head="poisson"), r"kfac\(head\): got 'poisson'"),
         (call(nn.relu()), r"kfac\(params\): got no parameters"),
         (
-            lambda: curvature.KroneckerFactors(jnp.eye(2), jnp.eye(1), (2, 1)).inverse(0.0),
+            lambda: curvature.KroneckerFactors(jnp.eye(2), jnp.eye(1), W).inverse(0.0),
             r"KroneckerFactors.inverse\(damping\): got 0.0",
         ),
     ]  # fmt: skip

@@ -201,6 +201,14 @@ def test_a_trajectory_in_a_plane_is_recovered_and_one_on_a_line_explains_all(dty
     assert bool(tree.all_finite(still))
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_shares_do_not_depend_on_the_size_of_the_trajectory(size):
+    trajectory = np.array([[3.0, 1.0], [2.0, -1.0], [0.0, 0.0]])
+    sigma = np.linalg.svd(trajectory, compute_uv=False)
+    found = principal_directions(jnp.asarray(size * trajectory, "float32"))
+    np.testing.assert_allclose(found.explained, sigma**2 / np.sum(sigma**2), rtol=1e-5)
+
+
 def test_a_second_direction_a_million_times_smaller_keeps_its_digits(float64):
     # Of the products M Mᵀ it would have none left: 1e-18 of the first.
     trajectory = jnp.asarray([[1.0, 0.0, 0.0], [2.0, 3e-9, 0.0], [0.0, 0.0, 0.0]])

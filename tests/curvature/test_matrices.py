@@ -22,6 +22,7 @@ LOSSES = {
     "gaussian": losses.half_squared_error,
 }
 HEAD_NAMES = tuple(LOSSES)
+KEY = jax.random.key(0)
 dense = jax.jit(LinearOperator.to_dense)
 
 
@@ -296,7 +297,7 @@ def test_bad_input():
         (partial(fisher, net, params, x, kind="empirical"), r"fisher\(y\): got None"),
         (partial(fisher, net, params, x, y=y["categorical"]), r"fisher\(y\): got a value"),
         (partial(fisher, net, params, x, kind="monte_carlo"), r"fisher\(key\): got None"),
-        (partial(fisher, net, params, x, key=jax.random.key(0)), r"fisher\(key\): got a value"),
+        (partial(fisher, net, params, x, key=KEY), r"fisher\(key\): got a value"),
         (partial(fisher, net, params, x, samples=2), r"fisher\(samples\): got 2, expected 1"),
         (partial(fisher, net, params, x, samples=0), r"fisher\(samples\): got 0"),
         (
@@ -307,6 +308,16 @@ def test_bad_input():
         (partial(fisher, lambda p, x: (net(p, x),), params, x), r"fisher\(f\).*one array"),
         (partial(fisher, lambda p, x: net(p, x) > 0, params, x), "its outputs: got dtype bool"),
         (partial(fisher, net, (), x), r"fisher\(params\): got no parameters"),
+        (partial(drawn_labels, net, params, x, KEY, samples=0), r"drawn_labels\(samples\): got 0"),
+        (
+            partial(drawn_labels, lambda p, x: x[:, 0], (), x, KEY),
+            r"drawn_labels\(f\): its outputs: got \(7,\), expected one array \(N, ..., K\)",
+        ),
+        (
+            partial(drawn_labels, lambda p, x: {"a": x}, (), x, KEY, head="gaussian"),
+            r"drawn_labels\(f\): its outputs: got \{'a': \(7, 3\)\}, expected one array \(N, ...\)",
+        ),
+        (partial(drawn_labels, lambda p, x: x > 0, (), x, KEY), "its outputs: got dtype bool"),
         (partial(fisher, net, params, x[:0]), r"fisher\(f\): its outputs: got \(0, 3\)"),
         (
             partial(gauss_newton, net, unreduced, params, x, jnp.ones((N, K))),

@@ -151,6 +151,18 @@ def test_records_after_the_first_are_cheap():
     assert (run.products[1:] <= run.products[0] - 8).all()
 
 
+def test_a_hessian_that_is_not_finite_spoils_one_record_alone(float64):
+    scales = jnp.arange(1, 201) / 200  # too many for the dense way, which starts from no vector
+    # Its gradient at the kink is finite and its Hessian is not; the first step leaves it.
+    objective = lambda w: 0.5 * jnp.sum(scales * (w - 1) ** 2) + jnp.abs(w[0]) ** 1.5
+    start, descent = jnp.ones(200).at[0].set(0.0), optimizers.gradient_descent(0.1)
+    run = sharpness_trajectory(objective, start, descent, steps=2, key=KEY)
+    np.testing.assert_array_equal(run.converged, [False, True, True])
+    assert np.isnan(run.sharpness[0])
+    w = 0.1 * float(scales[0])
+    np.testing.assert_allclose(run.sharpness[1], scales[0] + 0.75 / np.sqrt(w), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_run_that_diverges_ends_in_nan_and_is_not_converged():
     matrix = symmetric(8, np.linspace(1.0, 10.0, 120))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from oracles import flat, random_tree
 
 from jaxnn import linalg
@@ -85,7 +86,7 @@ def test_stored_is_the_same_map(dtype):
     assert S.structure == "symmetric"
     np.testing.assert_array_equal(S.to_dense(), S.to_dense().T)
     close(S.to_dense(), exact, dtype)
-    theta, unravel = jax.flatten_util.ravel_pytree(params)
+    theta, unravel = ravel_pytree(params)
     by_jax = jax.jit(jax.hessian(lambda t: objective(unravel(t), x)))(theta)
     close(S.to_dense(), np.asarray(by_jax, np.float64), dtype)
     v = random_tree(5, {"W": (2, 3), "b": (3,)}, dtype)
@@ -107,7 +108,7 @@ def test_storage_pays_up_to_as_many_products_as_there_are_columns():
     assert [linalg.storage(n, products=60) for n in (1, 60, 61)] == ["matrix", "matrix", "products"]
 
 
-def test_spaces_of_two_precisions(standard_promotion):
+def test_spaces_of_two_precisions():
     space = {"a": jnp.zeros(2, "bfloat16"), "b": jnp.zeros(1, "float32")}
     A = linalg.from_dense(jnp.diag(jnp.arange(1.0, 4.0)), space, space, structure="symmetric")
     ones = jax.tree.map(jnp.ones_like, space)
@@ -116,6 +117,16 @@ def test_spaces_of_two_precisions(standard_promotion):
     np.testing.assert_array_equal(flat(image), [1.0, 2.0, 3.0])
     assert A.quadratic_form(ones) == 6.0
     np.testing.assert_array_equal(linalg.stored(A).to_dense(), np.diag([1.0, 2.0, 3.0]))
+
+
+def test_systems_in_a_space_of_two_precisions(float64):
+    scales = {"a": jnp.arange(1.0, 3.0, dtype="float32"), "b": jnp.arange(3.0, 5.0)}
+    A = linalg.from_dense(jnp.diag(jnp.arange(1.0, 5.0)), scales, scales)
+    b = jax.tree.map(jnp.ones_like, scales)
+    for solve in (linalg.minres, linalg.minres_qlp, linalg.cg):
+        found = solve(A, b, tolerance=1e-4)
+        assert found.converged
+        np.testing.assert_allclose(flat(found.x), [1.0, 1 / 2, 1 / 3, 1 / 4], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +143,7 @@ def test_spaces_of_two_precisions(standard_promotion):
             (jnp.ones(4),),
             r"got shape \(9, 4\), expected \(4, 9\)",
         ),
+        (jnp.eye(2), jnp.ones(2, "complex64"), None, r"got dtype float32 between spaces with com"),
         (np.eye(2, dtype=int), None, None, r"got dtype int32, expected floating point"),
     ],
 )

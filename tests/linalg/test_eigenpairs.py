@@ -253,13 +253,72 @@ def test_residuals_are_below_the_tolerance_and_not_for_nothing(tolerance, k, flo
     np.testing.assert_allclose(found.values, wanted(bulk, k, "largest"), atol=tolerance * scale)
 
 
+def test_copies_at_one_end_where_the_other_has_outliers(float64):
+    # The next at the upper end comes early: it says nothing of the lower one.
+    values = np.r_[100.0, 50.0, 10.0, 9.0, -1.0, -1.0, np.linspace(-0.99, 1.0, N - 6)]
+    for sign, k, key in ((1, 4, 0), (1, 4, 1), (-1, 5, 2), (1, 1, 3)):
+        found = linalg.eigsh(
+            diagonal(jnp.asarray(sign * values)),
+            *(k,),
+            which="both",
+            tolerance=1e-6,
+            key=jax.random.key(key),
+        )
+        assert found.converged
+        np.testing.assert_allclose(found.values, wanted(sign * values, k, "both"), atol=1e-3)
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_there_are_k_unit_vectors_whatever_the_budget(k, float64):
+    found = linalg.eigsh(diagonal(jnp.asarray(bulk)), k, max_products=2, key=KEY)
+    assert not found.converged
+    v, theta = np.asarray(found.vectors), np.asarray(found.values)
+    np.testing.assert_allclose(v @ v.T, np.eye(k), atol=1e-12)
+    residuals = np.linalg.norm(v * bulk - theta[:, None] * v, axis=1)
+    np.testing.assert_allclose(found.residuals, residuals, atol=1e-12)
+
+
+def test_solving_ends_with_the_budget(float64):
+    operator = diagonal(jnp.linspace(1.0, 1e4, N))
+    found = linalg.eigsh(operator, 1, shift=5000.2, basis_size=SMALL, max_products=100, key=KEY)
+    assert not found.converged
+    assert found.products <= 120  # one round more of solutions that are given up after a step
+
+
+def test_tolerances_and_shifts_of_another_precision(float64):
+    values = jnp.asarray(SPECTRA["outliers"], "float32")
+    for options in ({"which": "largest"}, {"shift": jnp.asarray(8.1), "basis_size": SMALL}):
+        found = linalg.eigsh(diagonal(values), 1, tolerance=np.float64(1e-4), key=KEY, **options)
+        assert (found.values.dtype, bool(found.converged)) == (jnp.float32, True)
+
+
+def test_half_precision_has_coordinates_of_float32():
+    values = jnp.asarray(SPECTRA["outliers"], "bfloat16")
+    found = linalg.eigsh(diagonal(values), 2, tolerance=1e-2, key=KEY)
+    assert (found.vectors.dtype, found.values.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(found.values, [10.0, 8.0], rtol=1e-2)
+
+
+def test_the_size_of_the_map_is_that_of_all_it_was_seen_to_do(float64):
+    values = jnp.linspace(0.0, 1.0, N)
+    run = partial(restarted, k=2, which="smallest", basis_size=26)
+    _, run = run(
+        lambda v, _: (values * v, jnp.ones((), "int32")),
+        jax.random.normal(KEY, (N,)),
+        KEY,
+        lambda theta, scale: 1e-3 * scale,
+        500,
+    )
+    assert 0.99 <= run.scale <= 1 + 1e-12
+
+
 def test_the_size_of_the_map_is_not_that_of_rows_that_do_not_exist_yet(float64):
     # At the first look there are 4 rows, fewer than what is wanted.
     values = jnp.asarray(1e-3 * bulk)
     _, run = jax.jit(
         partial(restarted, k=8, which="largest", basis_size=26), static_argnums=(0, 3)
     )(
-        lambda v: (values * v, jnp.ones((), "int32")),
+        lambda v, _: (values * v, jnp.ones((), "int32")),
         jax.random.normal(KEY, (N,)),
         KEY,
         lambda theta, scale: 1e-3 * scale,

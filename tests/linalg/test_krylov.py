@@ -86,3 +86,15 @@ def test_a_preconditioner_that_is_not_positive_definite_ends_unconverged(dtype):
         found = linalg.cg(lambda v: v, jnp.ones(3, dtype), preconditioner=bad)
         assert not found.converged
         assert int(found.steps) == 1
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-15, 1.0, 1e20])
+def test_the_size_of_the_right_side_changes_nothing_else(size):
+    diagonal = jnp.arange(1.0, 50.0)
+    b = jnp.full(49, size)
+    found = linalg.cg(lambda v: diagonal * v, b, start=0.25 * b, tolerance=1e-4)
+    assert found.converged
+    np.testing.assert_allclose(found.x / size, 1 / diagonal, atol=2e-4)
+    x = np.asarray(found.x, np.float64)
+    residual = np.linalg.norm(1 - np.asarray(diagonal, np.float64) * x / size) / 7
+    np.testing.assert_allclose(found.residual, residual, atol=2e-6)

@@ -324,3 +324,8 @@ def test_bad_input():
             minres_qlp(matvec, b, max_condition=0.5)
         with pytest.raises(ValueError, match=r"minres_qlp\(max_steps\): got 0"):
             minres_qlp(matvec, b, max_steps=0)
+
+
+def test_what_is_left_of_a_start_where_b_is_zero():
+    found = minres(lambda v: 2 * v, jnp.zeros(2), start=jnp.ones(2), max_steps=0)
+    assert (found.residual.round(3), bool(found.converged)) == (2.828, False)

@@ -339,7 +339,7 @@ def test_bad_input():
             message = rf"spectral_density\(steps\): got {steps}, expected an integer from 1 to the "
             with pytest.raises(ValueError, match=message + "dimension 5"):
                 find(A, KEY, steps=steps)
-        with pytest.raises(ValueError, match=r"density\(steps\): got 40, expected an .* 5\."):
+        with pytest.raises(ValueError, match=r"logdet\(steps\): got 40, expected an .* 5\."):
             linalg.logdet(A, KEY)
         message = r"spectral_density\(probes\): got 0, expected an integer ≥ 1\."
         with pytest.raises(ValueError, match=message):

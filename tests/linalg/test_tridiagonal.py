@@ -298,3 +298,17 @@ def test_maps_between_different_spaces():
             linalg.lanczos(bad, jnp.ones(3), 1)
         with pytest.raises(ValueError, match=r"eigsh\(operator\): " + shape):
             linalg.eigsh(bad, 1, key=jax.random.key(0))
+
+
+def test_complex_maps(dtype):
+    hermitian = linalg.from_dense(jnp.array([[1, 2j], [-2j, 3]]))
+    key = jax.random.key(0)
+    for name, run in {
+        "lanczos": lambda: linalg.lanczos(hermitian, jnp.ones(2, hermitian.domain.dtype), 1),
+        "eigsh": lambda: linalg.eigsh(hermitian, 1, key=key),
+        "spectral_density": lambda: linalg.spectral_density(hermitian, key, steps=1),
+        "trace": lambda: linalg.trace(hermitian, key),
+        "diagonal": lambda: linalg.diagonal(hermitian, key),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name}\(operator\): got dtypes complex\d+, expe"):
+            run()

@@ -1,0 +1,79 @@
+"""What programs are made of: the equations that JAX traces a function to."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+NOT_LINEARIZED = frozenset(
+    {"while", "pure_callback", "io_callback", "stop_gradient", "custom_vjp_call"}
+)
+"""Equations whose derivative is none, or not what they compute."""
+
+CALLS = frozenset({"jit", "pjit", "closed_call", "checkpoint", "custom_jvp_call", "scan", "cond"})
+"""Equations whose last inputs are those of the programs in them, one for one."""
+
+
+def programs_in(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+    """The programs within an equation: the body of a loop, the branches of a choice."""
+    is_program = lambda value: isinstance(value, Jaxpr | ClosedJaxpr)
+    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
+        if is_program(value):
+            yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
+
+
+def linearizable(program: Jaxpr) -> bool:
+    """Whether the derivative of a linear program is the program.
+
+    Not so where a `while`, a callback, a `stop_gradient` or a derivative by hand has to do with its
+    inputs; what it computes of constants alone may be done by these.
+
+    >>> linearizable(jax.make_jaxpr(lambda v: 2 * v)(1.0).jaxpr)
+    True
+    >>> halved = lambda v: jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, v)
+    >>> linearizable(jax.make_jaxpr(halved)(1.0).jaxpr)
+    False
+    """
+    return _dependent(program, [True] * len(program.invars)) is not None
+
+
+def _dependent(program: Jaxpr, inputs: Sequence[bool]) -> list[bool] | None:
+    """Which outputs depend on these of the inputs; None where that is not linear for sure."""
+    known = {var for var, depends in zip(program.invars, inputs, strict=True) if depends}
+    depends_on = lambda var: not isinstance(var, Literal) and var in known
+    for eqn in program.eqns:
+        depends = [depends_on(var) for var in eqn.invars]
+        if not any(depends):
+            continue
+        if eqn.primitive.name in NOT_LINEARIZED:
+            return None
+        found = _through(eqn, depends)
+        if found is None:
+            return None
+        known |= {var for var, depends in zip(eqn.outvars, found, strict=True) if depends}
+    return [depends_on(var) for var in program.outvars]
+
+
+def _through(eqn: JaxprEqn, inputs: list[bool]) -> list[bool] | None:
+    """Which outputs of an equation depend on these of its inputs, some of which do."""
+    name, inner = eqn.primitive.name, list(programs_in(eqn))
+    if name not in CALLS:
+        if any(_dependent(program, [True] * len(program.invars)) is None for program in inner):
+            return None
+        return [True] * len(eqn.outvars)
+    if name == "cond" and inputs[0]:
+        return None
+    first = eqn.params["num_consts"] if name == "scan" else 0
+    carried = eqn.params["num_carry"] if name == "scan" else 0
+    while True:
+        outputs = [False] * len(eqn.outvars)
+        for program in inner:
+            found = _dependent(program, inputs[len(inputs) - len(program.invars) :])
+            if found is None:
+                return None
+            outputs = [a or b for a, b in zip(outputs, found, strict=True)]
+        # What one round of a loop makes depend on them goes into the next.
+        fed = [inputs[first + i] or outputs[i] for i in range(carried)]
+        if fed == inputs[first : first + carried]:
+            return outputs
+        inputs[first : first + carried] = fed
