@@ -103,6 +103,15 @@ def size(x: PyTree) -> int:
     return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
 
 
+def where(condition: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
+    """x where the condition, a scalar, holds, else y.
+
+    >>> where(jnp.array(False), {"a": 1.0}, {"a": 2.0})
+    {'a': Array(2., dtype=float32, weak_type=True)}
+    """
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
 def all_finite(x: PyTree) -> Array:
     """Whether no coordinate is NaN or infinite.
 

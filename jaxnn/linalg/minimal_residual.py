@@ -93,7 +93,7 @@ def minres(
         x_new = tree.axpy(old, change, x)
         r_new = tree.sub(b, product(x_new))
         new = tree.norm(r_new)
-        x, r = _where(new < old, (x_new, r_new), (x, r))
+        x, r = tree.where(new < old, (x_new, r_new), (x, r))
         return x, r, steps + more, new <= 0.5 * old
 
     state = x, r, jnp.zeros((), jnp.int32), jnp.array(True)
@@ -172,17 +172,17 @@ def minres_qlp(
         # The first run has to notice that b is incompatible before rounding hides it.
         flat = jnp.where(first, eps ** (2 / 3), eps)
         found = _qlp(product, s.right, s.norm, goal, flat, cutoff, max_steps - s.steps)
-        x = _where(projects, s.x, found.x)
+        x = tree.where(projects, s.x, found.x)
         r = tree.sub(b, product(x))
         ar = product(r)
         gradient = tree.norm(ar)
         better = gradient < s.gradient  # not where it is NaN
-        x, r = _where(better, (x, r), (s.x, s.r))
+        x, r = tree.where(better, (x, r), (s.x, s.r))
         new = _Search(
             x=x,
             r=r,
             gradient=jnp.where(better, gradient, s.gradient),
-            right=_where(projects, tree.sub(b, tree.sub(s.r, found.x)), ar),
+            right=tree.where(projects, tree.sub(b, tree.sub(s.r, found.x)), ar),
             projects=~projects,
             norm=found.norm,
             condition=jnp.where(projects, s.condition, found.condition),
@@ -260,7 +260,7 @@ def _minimal_residual(
         w_new = tree.scale(_ratio(1.0, gamma2), w_new)
         x_new = tree.axpy(c * phi, w_new, x)
         r_new = tree.axpy(-c * s * phi, z_new, tree.scale(s**2, r))
-        x, r = _where(stalled, (x, r), (x_new, r_new))
+        x, r = tree.where(stalled, (x, r), (x_new, r_new))
         return (
             *(x, r, z, z_new, v_new, w, w_new, beta_new),
             *(c, s, delta1_new, epsilon_new, s * phi, norm, stalled, k + 1),
@@ -446,10 +446,6 @@ def _length(p: PyTree, q: PyTree) -> Array:
     largest = tree.largest_entry(p)
     product = tree.dot(tree.scale(_ratio(1.0, largest), p), q)
     return jnp.sqrt(largest) * jnp.sqrt(jnp.maximum(product, 0.0))
-
-
-def _where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
 
 def _shifted(matvec: _Product, shift: ArrayLike) -> _Product:

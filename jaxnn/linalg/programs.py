@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 NOT_LINEARIZED = frozenset(
@@ -63,8 +64,7 @@ def _through(eqn: JaxprEqn, inputs: list[bool]) -> list[bool] | None:
         return [True] * len(eqn.outvars)
     if name == "cond" and inputs[0]:
         return None
-    first = eqn.params["num_consts"] if name == "scan" else 0
-    carried = eqn.params["num_carry"] if name == "scan" else 0
+    constants, carried = _loop(eqn, inner[0]) if name == "scan" else (0, 0)
     while True:
         outputs = [False] * len(eqn.outvars)
         for program in inner:
@@ -73,7 +73,18 @@ def _through(eqn: JaxprEqn, inputs: list[bool]) -> list[bool] | None:
                 return None
             outputs = [a or b for a, b in zip(outputs, found, strict=True)]
         # What one round of a loop makes depend on them goes into the next.
-        fed = [inputs[first + i] or outputs[i] for i in range(carried)]
-        if fed == inputs[first : first + carried]:
+        carry = slice(constants, constants + carried)
+        fed = [a or b for a, b in zip(inputs[carry], outputs[:carried], strict=True)]
+        if fed == inputs[carry]:
             return outputs
-        inputs[first : first + carried] = fed
+        inputs[carry] = fed
+
+
+def _loop(eqn: JaxprEqn, body: Jaxpr) -> tuple[int, int]:
+    """How many constants a `scan` has, and how many numbers it carries: by shapes alone.
+
+    What is stacked has one axis more outside than in the body. (Parameters change with JAX.)
+    """
+    whole = lambda outside, inside: jnp.ndim(outside.aval) == jnp.ndim(inside.aval)
+    carried = sum(map(whole, eqn.outvars, body.outvars))
+    return sum(map(whole, eqn.invars, body.invars)) - carried, carried

@@ -186,13 +186,16 @@ def restarted(
         return ~run.done & more & jnp.isfinite(run.scale)
 
     length = tree.norm(first)
+    follows = (length > 0) & jnp.isfinite(length)
     zero, none, small = jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.zeros((m, m), dtype)
     run = Run(
-        basis=jnp.zeros((m + 1, n), dtype).at[0].set(first / jnp.where(length > 0, length, 1)),
+        basis=jnp.zeros((m + 1, n), dtype)
+        .at[0]
+        .set(jnp.where(follows, first / jnp.where(follows, length, 1), 0)),
         projected=small,
         ritz=small,
         size=none,
-        follows=length > 0,
+        follows=follows,
         beta=zero,
         scale=zero,
         products=none + products,

@@ -176,7 +176,7 @@ def perturbed_gradient_descent(
         perturbs = small & (state.since > waits)
         noise = _in_ball(jax.random.fold_in(state.key, state.t), grads, radius)
         eta = learning_rate(state.t) if callable(learning_rate) else learning_rate
-        updates = _where(perturbs, noise, tree.scale(-1, tree.scale(eta, grads)))
+        updates = tree.where(perturbs, noise, tree.scale(-1, tree.scale(eta, grads)))
         anchor, anchor_value, finished = state.anchor, state.value, state.finished
         if function_threshold is not None:
             params = given("perturbed_gradient_descent", "params", params)
@@ -186,9 +186,9 @@ def perturbed_gradient_descent(
             fell = value - anchor_value <= -threshold
             finished |= (state.since == waits) & ~fell
             back = jax.tree.map(lambda a, p, g: (a - p).astype(g.dtype), anchor, params, grads)
-            updates = _where(finished, back, updates)
+            updates = tree.where(finished, back, updates)
             perturbs &= ~finished
-            anchor = _where(perturbs, params, anchor)
+            anchor = tree.where(perturbs, params, anchor)
             anchor_value = jnp.where(perturbs, value, anchor_value)
         since = jnp.where(perturbs, 0, saturated(state.since))
         t = saturated(state.t)
@@ -213,10 +213,6 @@ def _in_ball(key: Key, like: PyTree, radius: ArrayLike) -> PyTree:
     uniform = jax.random.uniform(length_key, (), size.dtype)
     length = jnp.asarray(radius, size.dtype) * uniform ** (1 / max(tree.size(like), 1))
     return tree.scale(length / jnp.where(size > 0, size, 1), normal)
-
-
-def _where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
 
 def saturated(t: Array) -> Array:

@@ -176,6 +176,13 @@ def test_a_start_that_says_nothing_about_the_size(float64):
         right(found, np.asarray(values), [0.01, -0.02, 0.03], 1e-11)
 
 
+@pytest.mark.parametrize("entry", [0.0, np.nan, np.inf])
+def test_a_start_without_a_direction_is_replaced(entry, float64):
+    start = jnp.zeros(N).at[3].set(entry)
+    found = linalg.eigsh(diagonal(jnp.asarray(SPECTRA["outliers"])), 2, start=start, key=KEY)
+    right(found, SPECTRA["outliers"], [10.0, 8.0], 1e-11)
+
+
 def counted(values, calls):
     """A diagonal map that counts how often it is applied."""
 
