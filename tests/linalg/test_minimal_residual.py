@@ -175,7 +175,8 @@ def test_what_is_reported(float64):
         found = solver(minres_qlp, tolerance=0.03)(a, b)
         rest = b - a @ found.x
         shrunk = np.linalg.norm(a @ rest) / (found.norm * np.linalg.norm(rest))
-        np.testing.assert_allclose(found.least_squares_residual, shrunk, rtol=1e-9)
+        # r is known to ε‖b‖, and so is A r.
+        np.testing.assert_allclose(found.least_squares_residual, shrunk, rtol=1e-9, atol=1e-15)
         found = solver(minres_qlp, tolerance=1e-12)(a, b)
         assert found.least_squares_residual <= 1e-12
         assert 0.5 * 3 <= found.norm <= 3 * (1 + 1e-12)
@@ -235,7 +236,8 @@ def test_breakdowns(dtype):
         if name == "null vector up to rounding":
             continue  # minres has no way to tell, and solves it
         found = plain(a.astype(dtype), b.astype(dtype))
-        assert int(found.steps) <= 20, name
+        if name != "null vector":  # there A b is rounding, and when that ends the compiler's choice
+            assert int(found.steps) <= 20, name
         assert np.all(np.isfinite([*found.x, found.residual])), name
         assert found.converged == (rest <= 1e-9 * np.linalg.norm(b)), name
         assert found.converged == (found.residual <= tolerance), name
