@@ -38,6 +38,7 @@ def test_beyond_the_border_is_the_fill():
     np.testing.assert_array_equal(far, 0.25)
 
 
+@pytest.mark.slow
 def test_rotations_are_those_of_numpy_and_scipy(float64):
     square = jnp.asarray(RNG.normal(size=(4, 5, 5, 3)))
     quarters = data.rotated(square, 0.5 * np.pi * jnp.arange(4.0))

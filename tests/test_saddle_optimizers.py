@@ -76,6 +76,7 @@ def test_perturbations_come_when_they_are_due_and_descent_is_descent(float64):
     assert len({tuple(updates[t]) for t in perturbed}) == len(perturbed)
 
 
+@pytest.mark.slow
 def test_perturbations_are_uniform_in_the_ball(float64):
     like, radius = {"a": jnp.zeros(2), "b": jnp.zeros((1, 1))}, 0.3
 
@@ -225,6 +226,7 @@ def test_saddle_free_newton_leaves_the_saddle_that_newton_converges_to(dtype):
     np.testing.assert_allclose(newton, 0.0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_damping_with_the_lowest_objective_is_taken(float64):
     objective = lambda p: jnp.where(jnp.abs(p[0]) < 1.0, jnp.cosh(3.0 * p[0]), jnp.nan)
     start = jnp.array([0.9])
@@ -301,6 +303,7 @@ def test_no_gradient_no_step_and_directions_without_curvature_are_left_out(dtype
     np.testing.assert_allclose(step, [-1.0, 0.0, 0.0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_passes_what_they_need(float64):
     x = jnp.linspace(-1.0, 1.0, 8)[:, None]
     f = lambda p, x: jnp.tanh(x @ p["w"]) @ p["b"]

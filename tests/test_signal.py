@@ -32,6 +32,7 @@ def test_the_fixed_point_of_tanh(weight, bias, start, float64):
     assert 1 < point.steps < 1000
 
 
+@pytest.mark.slow
 def test_a_variance_that_grows_for_ever_has_not_converged():
     point = signal.fixed_point(nn.relu(), weight_std=2.0)
     assert not point.converged

@@ -261,6 +261,7 @@ def test_the_callback_hears_of_every_chunk():
     assert [int(p.state.step) for p in seen] == [4, 8, 10]
 
 
+@pytest.mark.slow
 def test_a_network_learns_its_classes():
     key = jax.random.key(3)
     x = jax.random.normal(key, (200, 2)) + 0.3

@@ -100,6 +100,7 @@ def test_indices_of_the_linear_autoencoder(float64):
     assert set(kind.values()) == {"saddle"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("products", [7, 200])
 def test_errors_bound_the_change_on_the_way_to_the_critical_point(products, float64):
     a = jnp.asarray(rotated(1, [3.0, -2.0, 0.5, 1.0] * 2))

@@ -62,6 +62,7 @@ def test_the_step_is_the_pseudo_inverses_where_the_hessian_is_singular(float64):
     np.testing.assert_allclose(found.params, shortest, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_larger_problem_is_solved_by_products(method, float64):
     n, rng = 40, np.random.default_rng(4)
@@ -127,6 +128,7 @@ def test_a_search_that_runs_off_downhill_is_not_at_a_flat_point(float64):
     assert not found.gradient_flat
 
 
+@pytest.mark.slow
 def test_a_slow_but_true_critical_point_is_not_called_flat(float64):
     # Newton's steps shrink the gradient along x by a constant alone, and H is nearly 0 there.
     starts = jax.random.normal(jax.random.key(3), (40, 2))
@@ -136,6 +138,7 @@ def test_a_slow_but_true_critical_point_is_not_called_flat(float64):
         assert not np.any(found.gradient_flat)
 
 
+@pytest.mark.slow
 def test_convergence_is_quadratic_also_where_critical_points_are_not_isolated(float64):
     circle = lambda p: (jnp.sum(p**2) - 1.0) ** 2
     for objective, method in ((himmelblau, "newton"), *((circle, m) for m in ANY_KIND)):
@@ -188,6 +191,7 @@ def test_steps_that_leave_the_domain_are_not_made(float64):
         find_critical_point(objective, {"x": jnp.array(0.0)}, 2.0)
 
 
+@pytest.mark.slow
 def test_one_search_is_one_of_many(float64):
     starts = jax.random.normal(jax.random.key(5), (3, 2))
     many = search_all(himmelblau, starts, tolerance=1e-8, max_steps=7)

@@ -128,6 +128,7 @@ def test_networks_of_one_function_have_one_slice(seed, float64):
     assert np.max(np.abs(one - two)) > 0.1 * np.max(one)
 
 
+@pytest.mark.slow
 def test_random_directions(dtype):
     params = random_tree(3, {"W": (40, 30), "b": (30,)}, dtype)
     d = random_direction(jax.random.key(1), params)
@@ -178,6 +179,7 @@ def test_principal_directions_are_those_of_numpy(points, dtype):
     assert np.all(found.coordinates[0] >= 0)
 
 
+@pytest.mark.slow
 def test_a_trajectory_in_a_plane_is_recovered_and_one_on_a_line_explains_all(dtype):
     end = random_tree(0, NET, dtype)
     u, v = (random_tree(k, NET, dtype) for k in (1, 2))

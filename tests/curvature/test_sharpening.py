@@ -60,6 +60,7 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(dtype):
         assert found.residual <= 1e-4 * values[-1]
 
 
+@pytest.mark.slow
 def test_ragged_batches_make_no_difference(float64):
     params, x, y = problem(2, float64)
     found = sharpness(network, params, x, y, key=KEY, batch_size=5)
@@ -74,6 +75,7 @@ def test_it_is_signed_and_no_largest_magnitude(float64):
         np.testing.assert_allclose(found.value, values.max(), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_near_start_saves_products(float64):
     params, x, y = problem(4, float64)
     measured = jax.jit(
@@ -101,6 +103,7 @@ def by_hand(params, optimizer, args, records):
     return params, np.array(found).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "bits"),
     [(optimizers.momentum(0.03, mu=0.8), 32), (optimizers.adam(0.02), 64)],

@@ -220,6 +220,7 @@ def test_fit_climbs_the_exact_log_likelihood(chains):
     assert second.state.step == 600
 
 
+@pytest.mark.slow
 def test_a_step_of_fit_is_the_gradient_that_is_promised(float64):
     params = on_device(rbm_params(0, 4, 3, std=0.5))
     x = jnp.asarray(np.random.default_rng(1).integers(0, 2, (6, 4)).astype(float))

@@ -134,6 +134,7 @@ SLOW = (
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MODELS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_kernel_linear_model_and_operator(name, float64):
     make, shape = MODELS[name]

@@ -50,6 +50,7 @@ def test_diagonals_are_exact_in_tiles_that_overlap(max_bytes):
     np.testing.assert_allclose(np.diag(kernel.ntk), 8 * v, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_tiles():
     in_shape, net = NETS["pooled"]
     x = jnp.asarray(np.random.default_rng(1).normal(size=(3, *in_shape)), "float32")

@@ -118,6 +118,7 @@ def differentiated(H, v):
     return jax.grad(form)(v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [looped, differentiated])
 def test_memory_is_that_of_one_batch(function):
     few, many = (temporary_bytes(batches, function) for batches in (4, 64))

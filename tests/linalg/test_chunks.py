@@ -94,6 +94,7 @@ def noise(key):
     return {"sum": jnp.sum(draw**2), "two": jnp.cos(draw[:2])}
 
 
+@pytest.mark.slow
 def test_keys_one_by_one_in_chunks_or_all_together():
     keys = jax.random.split(jax.random.key(3), 7)
     exact = [noise(key) for key in keys]
@@ -108,6 +109,7 @@ def test_keys_one_by_one_in_chunks_or_all_together():
     assert used[2] == used[3]
 
 
+@pytest.mark.slow
 def test_the_memory_is_that_of_the_budget():
     A = linalg.LinearOperator(*2 * [Partial(wide, B)], *2 * [jnp.ones(20)])
     each, key = product_bytes(A), jax.random.key(0)

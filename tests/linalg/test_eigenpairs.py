@@ -159,6 +159,7 @@ def test_by_shift(dtype):
         right(found, exact, np.sort(expected), TOLERANCE[dtype.name])
 
 
+@pytest.mark.slow
 def test_the_nearest_comes_first(float64):
     values = jnp.linspace(0.0, float(N - 1), N)
     found = linalg.eigsh(diagonal(values), 3, shift=jnp.asarray(50.3), key=KEY, basis_size=SMALL)
@@ -247,6 +248,7 @@ def test_products_that_do_not_suffice(max_products, shift, float64):
     np.testing.assert_allclose(found.residuals, residuals, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tolerance", "k"), [(1e-2, 3), (1e-4, 3), (1e-2, 8)])
 def test_residuals_are_below_the_tolerance_and_not_for_nothing(tolerance, k, float64):
     values = jnp.asarray(bulk)
@@ -385,6 +387,7 @@ def test_trees(float64):
     right(found._replace(vectors=rows), a, exact, TOLERANCE[dtype.name])
 
 
+@pytest.mark.slow
 def test_products_by_a_solver(float64):
     # The derivative of the solver at 0, where it stops at once, is 0.
     values = jnp.linspace(1.0, 5.0, N)

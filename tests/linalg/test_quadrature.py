@@ -101,6 +101,7 @@ def test_as_many_steps_as_dimensions_give_the_measure_itself(float64):
     assert smaller.self_check() < 1e-14
 
 
+@pytest.mark.slow
 def test_the_top_eigenvalue_has_no_copies_in_float32():
     """A large outlier is found early; without orthogonalization it would come again and again."""
     values = np.concatenate([np.random.default_rng(0).normal(size=118), [30.0, 1000.0]])
@@ -168,6 +169,7 @@ def test_of_a_smaller_rank_the_rest_is_left_out(dtype):
     np.testing.assert_allclose(found.trace(infinite).value, 4.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_self_check_sees_a_wrong_declaration(dtype):
     a = symmetric(0, VALUES)
     skew = np.triu(np.random.default_rng(1).normal(size=(30, 30)), 1)
@@ -269,6 +271,7 @@ def test_the_logarithm_of_the_determinant(steps, float64):
     np.testing.assert_allclose(found.standard_error, spread, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_determinants_in_float32():
     a = symmetric(1, np.geomspace(1.0, 20.0, 30))
     found = linalg.logdet(operator(a), KEY, steps=20)

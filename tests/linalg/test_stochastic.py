@@ -46,7 +46,7 @@ def signs(key, count, n, dtype="float32", sampler=jax.random.rademacher):
     return jnp.stack([sampler(k, (n,), dtype) for k in jax.random.split(key, count)])
 
 
-@pytest.mark.parametrize("batch_size", [None, 10])
+@pytest.mark.parametrize("batch_size", [None, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_probe_of_a_hessian_is_that_of_the_oracle(batch_size):
     layers, x, y = network_problem(0)
     H = linalg.hessian(

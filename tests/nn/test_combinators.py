@@ -168,6 +168,7 @@ def test_residual_adds_its_input(dtype):
     assert np.all(flat(params[0]["W"]) != flat(params[1]["W"]))
 
 
+@pytest.mark.slow
 def test_nested_under_jit_vmap_and_grad(float64):
     block = nn.residual(nn.serial(nn.dense(3), nn.tanh(), nn.dropout(0.4)))
     joined = nn.parallel(nn.dense(1), nn.identity(), combine="concatenate")

@@ -269,6 +269,7 @@ def test_activation_layers_apply_their_function(layer, function, dtype):
     np.testing.assert_array_equal(y, function(x))
 
 
+@pytest.mark.slow
 def test_elementwise_takes_any_function():
     layer = nn.elementwise(lambda x: x**3)
     x = jnp.asarray(normal(0, 2, 3))
