@@ -18,16 +18,19 @@ that of a process of its own.
 
     python -m experiments.benchmarks.curvature [--repeats 9] [--only TASK ...] [--memory]
 
-Measured on 2026-11-25 on 2 cores of an AMD EPYC shared with other work (load 1.5 to 4), Python
-3.11.7, jax and jaxlib 0.10.1, matfree 0.6.3, ranges over five sittings:
+Measured on 2026-11-26 on 2 idle cores of an AMD EPYC, Python 3.11.7, jax and jaxlib 0.10.1, matfree
+0.6.3; ranges over sittings, up to a load of 4:
 
-                 ours      ours/best of matfree
-    gradient     3.8 ms
-    product      7.7 ms    1.04-1.09              1.6 to 2.3 gradients
-    in a loop    7.6 ms    0.98-0.99              1.2 to 1.8 gradients
-    top 5        210 ms    0.38-0.53
-    density      5.5 s     0.73-0.85 (0.73 at load 1)
-    trace        463 ms    0.66-0.76
+                 ours      ours/best of matfree    peak, ours and the best of matfree
+    gradient     3.0 ms                            290 MB
+    product      6.3 ms    1.01                    295 | 279    1.6 to 2.1 gradients
+    in a loop    5.9 ms    0.98-1.02               321 | 302    1.2 to 2.0 gradients
+    top 5        251 ms    0.38-0.54               540 | 404
+    density      5.8 s     0.73-0.85 (idle 0.77)   481 | 463
+    trace        487 ms    0.66-0.76               326 | 420
+
+Of the peaks 210 MB are JAX with data, and what is beyond 330 MB for the top 5 and the density is the
+compiler's: with programs from JAX's cache the three estimators need 335, 324 and 249 MB.
 """
 
 import argparse

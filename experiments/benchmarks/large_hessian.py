@@ -6,8 +6,8 @@ A 784-1024-192-10 ReLU network (1,002,570 parameters) after an epoch of Adam; th
 cross-entropy of all images, summed batch after batch. The largest residual is checked against one
 more product in batches of another size.
 
-Measured on 2 shared cores (AMD EPYC, load 5), JAX 0.10.1, float32: 218 s, 50 products, converged,
-1.22 GiB at the peak, of which .75 were there before the first product.
+Measured on 2 idle cores (AMD EPYC), JAX 0.10.1, float32: 63 s, 52 products, converged, 1.21 GiB at
+the peak, of which .60 were there before the first product (218 s at load 5).
 """
 
 import argparse
