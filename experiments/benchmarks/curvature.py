@@ -29,8 +29,8 @@ Measured on 2026-11-26 on 2 idle cores of an AMD EPYC, Python 3.11.7, jax and ja
     density      5.8 s     0.73-0.85 (idle 0.77)   481 | 463
     trace        487 ms    0.66-0.76               326 | 420
 
-Of the peaks 210 MB are JAX with data, and what is beyond 330 MB for the top 5 and the density is the
-compiler's: with programs from JAX's cache the three estimators need 335, 324 and 249 MB.
+Of the peaks 210 MB are JAX with data, and much is the compiler's: with programs from JAX's cache
+the three estimators need 335, 324 and 249 MB.
 """
 
 import argparse
