@@ -144,11 +144,5 @@ def _residual_decrease(hessian: Hessian, g: Array, s: Array) -> Array:
 
 def _inverses(values: Array) -> tuple[Array, Array]:
     """Eigenvalues with those that are rounding set to 0, and the inverses of the others."""
-    cutoff = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    values = jnp.where(jnp.abs(values) > cutoff, values, 0)
-    return values, _ratio(jnp.ones_like(values), values)
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    """a/b, and 0 where b = 0."""
-    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+    clear = jnp.abs(values) > len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    return jnp.where(clear, values, 0), jnp.where(clear, 1 / jnp.where(clear, values, 1), 0)

@@ -142,7 +142,7 @@ def sharpness_trajectory(
         found = sharpness(objective, params, *args, key=own_key, start=vector, tolerance=tolerance)
         # Where the Hessian is not finite, at a kink, neither is the vector: the next starts anew.
         fresh, usable = tree.random_like(fresh_key, params), tree.all_finite(found.vector)
-        vector = jax.tree.map(lambda new, old: jnp.where(usable, new, old), found.vector, fresh)
+        vector = tree.where(usable, found.vector, fresh)
         loss = objective(params, *args)
         kept = (loss, found.value, found.residual, found.products, found.converged)
         return (params, state, vector), kept
