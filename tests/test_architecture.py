@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 TIERS = (
-    ("compatibility", "errors", "types", "tree"),
+    ("compatibility", "errors", "types", "tree", "precision"),
     ("linalg", "nn", "losses", "regularizers", "metrics", "minibatches", "schedules"),
     (
         *("optimizers", "training", "data", "search", "generative"),
