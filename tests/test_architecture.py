@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 TIERS = (
     ("compatibility", "errors", "types", "tree", "precision"),
+    ("jaxprs",),
     ("linalg", "nn", "losses", "regularizers", "metrics", "minibatches", "schedules"),
     (
         *("optimizers", "training", "data", "search", "generative"),

@@ -1,0 +1,235 @@
+"""Functions compared by what they compute, so that a compiled program is never out of date.
+
+`jax.jit` keeps a compiled program for a function object. A method whose object has changed since,
+or a closure over a variable that has a new value, is the same object and would run the old program.
+A `Snapshot` is the function together with a fingerprint of its trace: the equations, and a digest
+of every array that the function captures. Snapshots with equal fingerprints are equal and share
+compiled programs, also if the functions are different objects; a function that has changed has
+another fingerprint.
+"""
+
+import functools
+import hashlib
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from jaxnn.errors import is_traced
+from jaxnn.types import PyTree
+
+
+class Snapshot:
+    """A function that is hashed and compared by what it computed when `snapshot` traced it.
+
+    Calls go to `function` as it is now. A function whose trace captures values of an outer trace
+    (inside `jit` or `grad`) is equal to no other.
+    """
+
+    def __init__(self, function: Callable, fingerprint: Hashable):
+        functools.update_wrapper(self, function, updated=())
+        self.function = function
+        self._fingerprint = fingerprint
+        self._hash = hash(fingerprint)
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """The function's value."""
+        return self.function(*args, **keywords)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Snapshot) or self._hash != other._hash:
+            return False
+        return self._fingerprint == other._fingerprint
+
+    def __repr__(self) -> str:
+        return f"Snapshot({getattr(self.function, '__name__', self.function)})"
+
+
+def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapshot:
+    """f as a static argument of `jit`: equal to another snapshot if both compute the same.
+
+    The function is traced at `args` and `keywords`, arrays or `jax.ShapeDtypeStruct`s; nothing is
+    evaluated. Where the trace contains custom derivatives (`jax.custom_jvp`, `jax.custom_vjp`),
+    which it does not show, the derivatives with respect to the first argument are traced as well,
+    up to `order`.
+
+    >>> class Net:
+    ...     scale = 2.0
+    ...     def apply(self, w, x):
+    ...         return self.scale * w * x
+    >>> net, w, x = Net(), jnp.ones(2), jnp.ones(2)
+    >>> before = snapshot(net.apply, w, x)
+    >>> before == snapshot(lambda w, x: 2.0 * w * x, w, x)
+    True
+    >>> net.scale = 3.0
+    >>> before == snapshot(net.apply, w, x)
+    False
+    """
+    if isinstance(f, Snapshot):
+        f = f.function
+    # A new function object for each trace: JAX keeps the traces of function objects as well.
+    closed = jax.make_jaxpr(lambda *a, **k: f(*a, **k))(*args, **keywords)
+    traces: list[ClosedJaxpr | None] = [closed]
+    if args and _has_custom_rules(closed.jaxpr):
+        traces.append(_derivative(lambda *a: f(*a, **keywords), order, args))
+    parts = [_Same(object()) if t is None or is_traced(t.consts) else _closed(t) for t in traces]
+    return Snapshot(f, tuple(parts))
+
+
+class _Same:
+    """An object that is equal to itself alone, whatever its own comparison says."""
+
+    def __init__(self, value: object):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+
+def _derivative(f: Callable, order: int, args: tuple) -> ClosedJaxpr | None:
+    """The trace of f's derivative by its first argument, which shows its rules; None without one.
+
+    It is a pull back, or a push forward where that fails (a loop of unknown length has no other).
+    """
+    for derivative in (_pulled, _pushed):
+        slope = f
+        for _ in range(order):
+            slope = partial(derivative, slope)
+        try:
+            return jax.make_jaxpr(slope)(*args)
+        except (TypeError, ValueError, NotImplementedError):
+            continue
+    return None
+
+
+def _pulled(f: Callable, params: PyTree, *args: Any) -> PyTree:
+    y, pull_back = jax.vjp(lambda params: f(params, *args), params)
+    return pull_back(jax.tree.map(_ones, y))
+
+
+def _pushed(f: Callable, params: PyTree, *args: Any) -> PyTree:
+    return jax.jvp(lambda params: f(params, *args), (params,), (jax.tree.map(_ones, params),))[1]
+
+
+def _ones(x: Any) -> Any:
+    if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return jnp.ones_like(x)
+    return np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+
+
+def _has_custom_rules(jaxpr: Jaxpr) -> bool:
+    return any(
+        eqn.primitive.name in _CUSTOM or any(map(_has_custom_rules, _inner(eqn)))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+    def jaxprs(value: Any) -> Iterator[Jaxpr]:
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            for part in value:
+                yield from jaxprs(part)
+
+    for value in eqn.params.values():
+        yield from jaxprs(value)
+
+
+def _closed(closed: ClosedJaxpr) -> Hashable:
+    return _open(closed.jaxpr), tuple(map(_array, closed.consts))
+
+
+def _open(jaxpr: Jaxpr) -> Hashable:
+    """Everything that a jaxpr says, with its variables numbered in the order of appearance."""
+    numbers: dict[Any, int] = {}
+
+    def defined(variables: Sequence[Any]) -> Hashable:
+        return tuple((numbers.setdefault(v, len(numbers)), v.aval) for v in variables)
+
+    def read(atoms: Sequence[Any]) -> Hashable:
+        return tuple(
+            (atom.aval, _array(atom.val)) if isinstance(atom, Literal) else numbers[atom]
+            for atom in atoms
+        )
+
+    inputs = defined(jaxpr.constvars), defined(jaxpr.invars)
+    equations = tuple(
+        (eqn.primitive, read(eqn.invars), _params(eqn), defined(eqn.outvars)) for eqn in jaxpr.eqns
+    )
+    return inputs, equations, read(jaxpr.outvars)
+
+
+def _params(eqn: JaxprEqn) -> Hashable:
+    # The functions of a custom rule are new objects in each trace; `_derivative` shows the rule.
+    rules = eqn.primitive.name in _CUSTOM
+    return tuple(
+        (name, _value(value))
+        for name, value in sorted(eqn.params.items())
+        if not rules or isinstance(value, (ClosedJaxpr, Jaxpr, str, bool))
+    )
+
+
+def _value(value: Any) -> Hashable:
+    match value:
+        case ClosedJaxpr():
+            return _closed(value)
+        case Jaxpr():
+            return _open(value)
+        case tuple() | list():
+            return type(value), tuple(map(_value, value))
+        case dict():
+            return tuple((key, _value(item)) for key, item in value.items())
+        case np.ndarray() | jax.Array():
+            return _array(value)
+        case float():
+            return value.hex()  # NaN is equal to itself here, and 0.0 differs from -0.0
+    try:
+        hash(value)
+    except TypeError:
+        return _Same(value)
+    return type(value), value
+
+
+_digests: dict[int, tuple[weakref.ref, bytes]] = {}
+"""By id of an array of JAX, which cannot change: the digest of its entries."""
+
+
+def _array(value: Any) -> Hashable:
+    """Type, shape and a digest of the entries of a captured array."""
+    if not isinstance(value, jax.Array):
+        return _digest(np.asarray(value))
+    known = _digests.get(id(value))
+    if known is not None and known[0]() is value:
+        return known[1]
+    data = jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
+    if not data.is_fully_addressable:
+        return _Same(value)
+    digest = _digest(np.asarray(data), str(value.dtype))
+    number = id(value)
+    _digests[number] = weakref.ref(value, lambda _: _digests.pop(number, None)), digest
+    return digest
+
+
+def _digest(entries: np.ndarray, dtype: str = "") -> bytes:
+    header = f"{dtype} {entries.dtype} {entries.shape}".encode()
+    content = np.ascontiguousarray(entries).reshape(-1).view(np.uint8).data
+    return header + hashlib.blake2b(content, digest_size=16).digest()
