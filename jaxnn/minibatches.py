@@ -1,14 +1,16 @@
 """Mini-batches as slices of a permutation, drawn anew for every epoch from a key and a step."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
 
 from jaxnn.errors import invalid
-from jaxnn.types import Array, Key
+from jaxnn.types import Array, Key, PyTree
 
 
 def shuffled(key: Key, epoch: Any, examples: int) -> Int[Array, "examples"]:
@@ -29,6 +31,41 @@ def rows_at(order: Int[Array, "N"], step: Any, batch_size: int) -> Int[Array, "b
     """
     start = step % (order.size // batch_size) * batch_size
     return lax.dynamic_slice_in_dim(order, start, batch_size)
+
+
+def examples_at(data: PyTree, rows: Int[Array, "batch_size"]) -> PyTree:
+    """The examples of the given numbers, from data with examples along the first axes.
+
+    On a mesh with explicit axes a batch is sharded as the data are, where its size permits, and
+    otherwise along the other axes alone.
+
+    >>> examples_at((jnp.arange(5.0), None), jnp.array([3, 0]))
+    (Array([3., 0.], dtype=float32), None)
+    """
+
+    def taken(a: Array) -> Array:
+        return a.at[rows].get(
+            mode="promise_in_bounds",
+            unique_indices=True,
+            out_sharding=_batch_sharding(a, rows.size),
+        )
+
+    return jax.tree.map(taken, data)
+
+
+def _batch_sharding(a: Array, size: int) -> NamedSharding | None:
+    """The sharding of `size` rows of an array whose type has one; None for all others."""
+    sharding = jax.typeof(a).sharding
+    if not any(sharding.spec):
+        return None
+    names = sharding.spec[0]
+    parts = math.prod(sharding.mesh.shape[n] for n in _as_tuple(names))
+    first = names if size % parts == 0 else None
+    return NamedSharding(sharding.mesh, PartitionSpec(first, *sharding.spec[1:]))
+
+
+def _as_tuple(names: Any) -> tuple:
+    return names if isinstance(names, tuple) else () if names is None else (names,)
 
 
 def order_at(order: Int[Array, "N"], key: Key, step: Any, batch_size: int) -> Int[Array, "N"]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn import tree
 from jaxnn.errors import invalid, require_between
 from jaxnn.types import Array, Key
 
@@ -76,10 +77,15 @@ class Results(NamedTuple):
 def grid(**axes: Sequence[Any]) -> Trials:
     """All combinations of the given values, the last name varying fastest.
 
+    Values may be anything: numbers of one type become an array of that type, all else (tuples,
+    None, functions, names) is kept as it is given, to be named in `evaluate(static=...)`.
+
     Errors: no name, or a name without values.
 
     >>> grid(rate=[0.1, 0.2], width=[8, 16, 32])["width"]
     array([ 8, 16, 32,  8, 16, 32])
+    >>> grid(widths=[(64, 64), (128,)])["widths"]
+    array([(64, 64), (128,)], dtype=object)
     """
     if not axes or not all(len(values) for values in axes.values()):
         raise invalid(
@@ -89,7 +95,7 @@ def grid(**axes: Sequence[Any]) -> Trials:
             remedy="Pass rate=[0.1, 0.01], width=[64].",
         )
     points = list(itertools.product(*axes.values()))
-    return {name: np.array([p[i] for p in points]) for i, name in enumerate(axes)}
+    return {name: _column([p[i] for p in points]) for i, name in enumerate(axes)}
 
 
 def random(key: Key, num_trials: int, **samplers: Sampler) -> Trials:
@@ -134,10 +140,14 @@ def log_uniform(low: float, high: float) -> Sampler:
 
 
 def choice(*values: Any) -> Sampler:
-    """Draws one of the values, each equally likely."""
+    """Draws one of the values, each equally likely; they may be anything, as those of `grid`.
+
+    >>> choice((64, 64), None)(jax.random.key(0), 3)
+    array([None, (64, 64), (64, 64)], dtype=object)
+    """
     if not values:
         raise invalid("choice(values)", got="none", expected="at least one", remedy="Name them.")
-    options = np.array(values)
+    options = _column(values)
     return lambda key, n: options[np.asarray(jax.random.randint(key, (n,), 0, len(options)))]
 
 
@@ -167,8 +177,9 @@ def evaluate(
     compiled program, mapped over trials and seeds; `batch_size` limits how many of them at once,
     for memory. Every trial has the same keys: their differences are not those of the draws.
 
-    Errors: hyperparameters of unequal numbers, a static name that is none of theirs, seeds < 1,
-    a measure that is no scalar.
+    Errors: hyperparameters of unequal numbers, a static name that is none of theirs, seeds < 1, a
+    measure that is no scalar, and hyperparameters that are not static and no numbers that JAX can
+    hold (tuples, None, names, integers beyond its dtype).
 
     >>> valley = lambda key, x, power: (x - 1.0) ** power
     >>> found = evaluate(valley, grid(x=[0.0, 1.5], power=[2, 4]), jax.random.key(0),
@@ -178,7 +189,10 @@ def evaluate(
     1.5      4  0.0625
     1.5      2    0.25
     """
-    columns = {name: np.asarray(values) for name, values in trials.items()}
+    columns = {
+        name: values if isinstance(values, np.ndarray) else _column(values)
+        for name, values in trials.items()
+    }
     lengths = {column.shape for column in columns.values()}
     unknown = set(static) - set(columns)
     if len(lengths) != 1 or len(min(lengths)) != 1 or unknown or seeds < 1:
@@ -191,12 +205,13 @@ def evaluate(
     ((num_trials,),) = lengths
     keys = jax.random.split(key, seeds)
     values = np.full((num_trials, seeds), np.nan)
+    firsts = {name: _first_equals(columns[name]) for name in static}
     groups: dict[tuple, list[int]] = {}
     for i in range(num_trials):
-        groups.setdefault(tuple(columns[name][i].item() for name in static), []).append(i)
-    traced = {name: column for name, column in columns.items() if name not in static}
-    for fixed, members in groups.items():
-        options = dict(zip(static, fixed, strict=True))
+        groups.setdefault(tuple(firsts[name][i] for name in static), []).append(i)
+    traced = {name: _traceable(name, c) for name, c in columns.items() if name not in static}
+    for members in groups.values():
+        options = {name: _as_given(columns[name][members[0]]) for name in static}
 
         def one(pair: tuple[Array, dict[str, Array]], options: dict = options) -> Array:
             value = jnp.asarray(measure(pair[0], **options, **pair[1]))
@@ -212,7 +227,7 @@ def evaluate(
         # Every trial with every key, in one list of runs.
         runs = (
             jax.tree.map(lambda k, m=members: jnp.tile(k, len(m)), keys),
-            {name: jnp.repeat(jnp.asarray(c[members]), seeds) for name, c in traced.items()},
+            {name: jnp.repeat(c[np.array(members)], seeds) for name, c in traced.items()},
         )
         mapped = (
             jax.vmap(one)
@@ -223,5 +238,57 @@ def evaluate(
     return Results(columns, values)
 
 
+def _column(values: Sequence[Any]) -> np.ndarray:
+    """One value per trial: an array of numbers if all are of one type, else the objects."""
+    kinds = {type(_as_given(value)) for value in values}
+    if len(kinds) == 1 and kinds <= {bool, int, float, complex}:
+        numbers = np.array(values)
+        if numbers.ndim == 1:
+            return numbers
+    column = np.empty(len(values), object)
+    for i, value in enumerate(values):  # NumPy would read a tuple as a row
+        column[i] = value
+    return column
+
+
+def _as_given(value: Any) -> Any:
+    """A value as the caller had it: NumPy's and JAX's numbers as Python's."""
+    number = isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+    return value.item() if number else value
+
+
+def _first_equals(column: np.ndarray) -> list[int]:
+    """For every value, the position of the first that is the same."""
+
+    def same(a: Any, b: Any) -> bool:
+        if a is b:
+            return True
+        try:
+            return type(a) is type(b) and bool(a == b)
+        except ValueError:  # arrays, which have no one answer
+            return False
+
+    return [next(j for j in range(i + 1) if same(column[j], column[i])) for i in range(column.size)]
+
+
+def _traceable(name: str, column: np.ndarray) -> Array:
+    numbers = column
+    if column.dtype == object:
+        try:
+            numbers = np.array([_as_given(value) for value in column])
+        except ValueError:  # tuples of unequal lengths
+            numbers = np.empty(0, object)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "biufc":
+        raise invalid(
+            f"evaluate(trials): {name}",
+            got=f"{_text(column[0])}, which is no number",
+            expected="numbers, which are mapped over as one array",
+            remedy=f"Pass static=[{name!r}], to have it passed as it is.",
+        )
+    return tree.strong({name: numbers})[name]
+
+
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    return getattr(value, "__name__", None) or str(value)

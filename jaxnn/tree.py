@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.errors import invalid
 from jaxnn.types import Array, ArrayLike, Key, PyTree
@@ -142,10 +143,33 @@ def random_like(key: Key, x: PyTree, sampler: Callable[..., Array] = jax.random.
 def strong(x: PyTree) -> PyTree:
     """Arrays with dtypes of their own: a weak one would change in a loop, and compile twice.
 
+    Errors: integers of NumPy that JAX cannot hold, as those beyond 2³¹ without `jax_enable_x64`.
+
     >>> strong({"rate": 0.5})["rate"].weak_type
     False
     """
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), x)
+
+    def stored(path: tuple, leaf: ArrayLike) -> Array:
+        dtype = jnp.result_type(leaf)
+        if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype != dtype:
+            _require_held(jax.tree_util.keystr(path), np.asarray(leaf), dtype)
+        return jnp.asarray(leaf, dtype)
+
+    return jax.tree_util.tree_map_with_path(stored, x)
+
+
+def _require_held(where: str, entries: np.ndarray, dtype: jnp.dtype) -> None:
+    if not jnp.issubdtype(dtype, jnp.integer) or entries.size == 0:
+        return
+    info = jnp.iinfo(dtype)
+    for entry in (entries.min(), entries.max()):
+        if not info.min <= entry <= info.max:
+            raise invalid(
+                f"an array{where}",
+                got=f"{entry} in {entries.dtype}",
+                expected=f"integers from {info.min} to {info.max}, which {dtype} holds",
+                remedy="Set jax_enable_x64, or number what is counted from 0.",
+            )
 
 
 def require_differentiable(argument: str, x: Any) -> None:

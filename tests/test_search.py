@@ -94,9 +94,58 @@ def test_the_table_is_sorted_and_aligned():
     assert len(results().table(rows=2).splitlines()) == 3
 
 
+def twice(x):
+    return 2.0 * x
+
+
+def test_values_are_kept_as_they_are_given():
+    values = [(64, 64), (128,), None, twice, "tanh", 3, 0.5, [1, 2]]
+    trials = search.grid(value=values, seed=[0, 1])
+    assert [v for v in trials["value"][::2]] == values
+    assert [type(v) for v in trials["value"][::2]] == [type(v) for v in values]
+    drawn = search.random(KEY, 50, value=search.choice(*values))["value"]
+    assert {id(v) for v in drawn} <= {id(v) for v in values}
+
+
+def test_static_values_of_any_type_reach_the_measure():
+    calls = []
+
+    def measure(key, sizes, f, rate):
+        calls.append((sizes, f))
+        return f(rate) + float(sum(sizes))
+
+    trials = search.grid(sizes=[(1, 2), (4,), [4, 4]], f=[twice, jnp.sin], rate=[0.5, 0.25])
+    found = search.evaluate(measure, trials, KEY, static=["sizes", "f"])
+    assert len(calls) == 6  # the rates are mapped over
+    expected = [
+        f(rate) + sum(sizes)
+        for sizes, f, rate in zip(trials["sizes"], trials["f"], trials["rate"], strict=True)
+    ]
+    np.testing.assert_allclose(found.mean, expected, rtol=1e-6)
+    assert found.best() == {"sizes": (1, 2), "f": jnp.sin, "rate": 0.25}
+    assert "twice" in found.table()
+
+
+def test_numbers_of_mixed_types_are_mapped_over():
+    found = search.evaluate(lambda key, x: x**2, search.grid(x=[1, 0.5, np.float32(2)]), KEY)
+    np.testing.assert_allclose(found.mean, [1.0, 0.25, 4.0])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: search.evaluate(lambda key, a: 0.0, search.grid(a=[(1, 2), (3,)]), KEY),
+            r"evaluate\(trials\): a: got \(1, 2\), which is no number.*static=\['a'\]",
+        ),
+        (
+            lambda: search.evaluate(lambda key, a: 0.0, search.grid(a=["x"]), KEY),
+            r"a: got x, which",
+        ),
+        (
+            lambda: search.evaluate(lambda key, a: a, search.grid(a=[2**40]), KEY),
+            "got 1099511627776",
+        ),
         (lambda: search.grid(), r"grid\(axes\): got"),
         (lambda: search.grid(rate=[]), r"grid\(axes\): got"),
         (lambda: search.random(KEY, 0, x=search.uniform(0.0, 1.0)), r"random\(num_trials, samp"),

@@ -41,6 +41,9 @@ def stopped_at(values, **options):
         ([3.0, 2.0, 1.8, 1.6, 1.5], {"patience": 2, "min_delta": 0.3}, (None, 4)),
         ([3.0, 2.9, 2.8, 2.6], {"patience": 2, "min_delta": 0.3}, (3, 1)),
         ([1.0, np.nan, 0.5, np.nan, np.nan], {"patience": 2}, (5, 3)),
+        ([np.nan, 1.0, 0.5, np.nan, np.nan], {"patience": 2}, (5, 3)),
+        ([np.nan, np.nan, np.nan], {"patience": 2}, (3, 1)),
+        ([np.inf, 3.0, -np.inf, 2.0, 1.0], {"patience": 2}, (5, 3)),
         (
             [1.0, 2.0, 1.5, 1.2],
             {"patience": 2, "metric": "score", "larger_is_better": True},

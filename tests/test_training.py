@@ -285,23 +285,79 @@ def test_a_network_learns_its_classes():
 # Compilation
 
 
+def programs_compiled(caplog, run):
+    """How many programs `run` compiles that the process has not compiled before."""
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run()
+    return len([r for r in caplog.records if r.message.startswith("Compiling")])
+
+
 def test_the_same_functions_and_shapes_compile_once(caplog):
-    traces = []
-
-    def f(params, x):
-        traces.append(x.shape)
-        return linear(params, x)
-
     # Python numbers and weak types must not make a second program.
     params = {"w": jnp.zeros(3), "b": 0.5}
-    options = {"f": f, "batch_size": 5, "chunk": 10, "validation": DATA}
-    fit(params, steps=10, key=KEY, **options)
-    once = len(traces)
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        run = fit(params, steps=40, key=jax.random.key(1), **options)
+    options = {"batch_size": 5, "chunk": 10, "validation": DATA}
+    run = fit(params, steps=10, key=KEY, **options)
+
+    def again():
+        fit(params, steps=40, key=jax.random.key(1), **options)
         fit(run.params, steps=20, state=run.state, **options)
-    assert len(traces) == once
-    assert not [r.message for r in caplog.records if "ompil" in r.message]
+        # Another object that computes the same.
+        fit(params, steps=10, key=KEY, f=lambda params, x: linear(params, x), **options)
+
+    assert programs_compiled(caplog, again) == 0
+
+
+class Scaled:
+    """A line times an attribute, and a loss times another: objects that can change."""
+
+    def __init__(self):
+        self.scale, self.weight, self.rate = 1.0, 1.0, 0.05
+
+    def apply(self, params, x):
+        return self.scale * linear(params, x)
+
+    def loss(self, prediction, target):
+        return self.weight * half_squares(prediction, target)
+
+    def update(self, grads, state, params):
+        return jax.tree.map(lambda g: -self.rate * g, grads), state
+
+    init = staticmethod(lambda params: ())
+
+
+@pytest.mark.parametrize("changed", ["scale", "weight", "rate"])
+def test_an_object_that_has_changed_is_no_old_program(changed):
+    thing = Scaled()
+    options = {"f": thing.apply, "loss": thing.loss, "optimizer": thing, "steps": 5}
+    fit(validation=DATA, **options)
+    setattr(thing, changed, 2.0 * getattr(thing, changed))
+    run = fit(validation=DATA, **options)
+    fresh = Scaled()
+    setattr(fresh, changed, getattr(thing, changed))
+    other = fit(
+        **(options | {"f": fresh.apply, "loss": fresh.loss, "optimizer": fresh}), validation=DATA
+    )
+    assert_same(run.params, other.params)
+    assert_same(run.history, other.history)
+    w, x, y = run.params, *DATA  # by NumPy: what was measured belongs to the object as it is now
+    residual = thing.scale * (np.asarray(x) @ np.asarray(w["w"]) + np.asarray(w["b"])) - y
+    expected = thing.weight * 0.5 * np.mean(np.square(residual))
+    np.testing.assert_allclose(run.history["validation_loss"][-1], expected, rtol=1e-5)
+
+
+# Meshes
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_data_on_a_mesh_with_explicit_axes(batch_size):
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+    options = {"steps": 12, "batch_size": batch_size, "key": KEY}
+    expected = fit(**options)
+    with jax.set_mesh(mesh):
+        run = fit(data=jax.device_put(DATA, sharding), **options)
+    assert_close(run.params, expected.params, "float32")
 
 
 # Bad input
@@ -316,6 +372,11 @@ def all_pairs(prediction, target):
 
 
 BAD = {
+    "more steps than int32 counts": ({"steps": 2**31}, "fit(steps): got 2147483648"),
+    "tokens beyond int32": (
+        {"data": (np.full((23, 3), 2**40), Y)},
+        "an array[1][0]: got 1099511627776 in int64",
+    ),
     "integer params": (
         {"params": {"w": jnp.arange(3), "b": 0.0}},
         "fit(params)['w']: got dtype int32, expected real floating point",
@@ -333,7 +394,7 @@ BAD = {
         "fit(batch_size): got 24, expected an integer from 1 to the number of examples, 23",
     ),
     "an empty batch": ({"batch_size": 0, "key": KEY}, "fit(batch_size): got 0, expected"),
-    "no steps": ({"steps": 0}, "fit(steps): got 0, expected an integer ≥ 1"),
+    "no steps": ({"steps": 0}, "fit(steps): got 0, expected an integer from 1"),
     "no loop's body": ({"unroll": 0}, "fit(unroll): got 0, expected an integer ≥ 1"),
     "no chunk": ({"chunk": 0}, "fit(chunk): got 0, expected an integer ≥ 1"),
     "no key for batches": ({"batch_size": 4}, "fit(key): got none, expected a key"),

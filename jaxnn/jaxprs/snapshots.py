@@ -60,8 +60,9 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
 
     The function is traced at `args` and `keywords`, arrays or `jax.ShapeDtypeStruct`s; nothing is
     evaluated. Where the trace contains custom derivatives (`jax.custom_jvp`, `jax.custom_vjp`),
-    which it does not show, the derivatives with respect to the first argument are traced as well,
-    up to `order`.
+    which it does not show, the derivative of that `order` with respect to the first argument is
+    traced as well: 0 for a function that is only evaluated, 2 for one that is differentiated
+    twice.
 
     >>> class Net:
     ...     scale = 2.0
@@ -80,7 +81,7 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
     # A new function object for each trace: JAX keeps the traces of function objects as well.
     closed = jax.make_jaxpr(lambda *a, **k: f(*a, **k))(*args, **keywords)
     traces: list[ClosedJaxpr | None] = [closed]
-    if args and _has_custom_rules(closed.jaxpr):
+    if order and args and _has_custom_rules(closed.jaxpr):
         traces.append(_derivative(lambda *a: f(*a, **keywords), order, args))
     parts = [_Same(object()) if t is None or is_traced(t.consts) else _closed(t) for t in traces]
     return Snapshot(f, tuple(parts))

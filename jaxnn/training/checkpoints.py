@@ -8,8 +8,7 @@ a random key, its implementation. What NumPy has no dtype for (bfloat16) is stor
 import io
 import json
 import os
-import zipfile
-import zlib
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ _HEADER = "jaxnn"
 def save(path: str | os.PathLike, tree: PyTree) -> None:
     """Write the arrays and random keys of a tree to a file, so that it is never half written.
 
-    The file is written under another name beside `path`, forced to the disk, and renamed: whenever
-    the process is killed, `path` is the old checkpoint or the new one. The
-    tree's structure is not stored, but asked of `load`.
+    The file is written under a name of its own beside `path`, forced to the disk, and renamed:
+    whenever the process is killed, `path` is the old checkpoint or the new one; of two processes or
+    threads that save to one path, it is the checkpoint of one. The tree's structure is not stored,
+    but asked of `load`.
 
     Errors: leaves that are neither arrays of numbers nor keys, a folder that does not exist.
 
@@ -46,9 +46,10 @@ def save(path: str | os.PathLike, tree: PyTree) -> None:
         entries[name], kinds[name] = _encoded(name, leaf)
     header = json.dumps({"format": _FORMAT, "leaves": kinds})
     entries[_HEADER] = np.frombuffer(header.encode(), np.uint8)
-    partial = path.with_name(path.name + ".partial")
+    # Another name for every call: two that write to one file would leave neither checkpoint.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             np.savez(file, allow_pickle=False, **entries)
             file.flush()
             os.fsync(file.fileno())
@@ -67,7 +68,8 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     it has Python numbers or NumPy arrays, so has what is returned.
 
     Errors: ValueError, naming the file, where it is cut off or changed, of another program, or
-    holds another tree, naming the first leaf that differs; FileNotFoundError.
+    holds another tree, naming the first leaf that differs, or numbers of 64 bits where JAX holds
+    32; FileNotFoundError.
     """
     path = Path(path)
     kinds, arrays = _read(path)
@@ -135,7 +137,16 @@ def _decoded(path: Path, name: str, array: np.ndarray, kind: dict[str, str], lik
         raise _differs(path, name, f"dtype {value.dtype}", f"dtype {like.dtype}")
     if value.shape != like.shape:
         raise _differs(path, name, f"shape {value.shape}", f"shape {like.shape}")
-    return value if isinstance(like, np.ndarray | np.generic) else jnp.asarray(value)
+    if isinstance(like, np.ndarray | np.generic):
+        return value
+    if jnp.result_type(value) != value.dtype:
+        raise invalid(
+            f"{path}: {name}",
+            got=f"dtype {value.dtype}",
+            expected=f"numbers of 32 bits, as JAX is set to hold, such as {jnp.result_type(value)}",
+            remedy="Set jax_enable_x64, or pass a NumPy array in `like` to get one back.",
+        )
+    return jnp.asarray(value)
 
 
 def _differs(path: Path, name: str, got: str, expected: str) -> ValueError:
@@ -155,12 +166,9 @@ def _read(path: Path) -> tuple[dict[str, dict[str, str]], dict[str, np.ndarray]]
         header = json.loads(arrays.pop(_HEADER).tobytes())
         kinds = header["leaves"]
         known = header["format"] == _FORMAT and set(kinds) == set(arrays)
-    except (
-        *(AttributeError, EOFError, KeyError, OSError, TypeError, ValueError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except Exception as error:  # damage shows in whatever part of zip, npy or JSON it hits
         raise _foreign(
-            path, f"a file that is cut off, or none of this library ({error})"
+            path, f"a file that is cut off, damaged or none of this library ({error})"
         ) from error
     if not known:
         raise _foreign(path, f"a file of format {header['format']}")

@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxnn import tree
 from jaxnn.errors import invalid, require_optimizer
+from jaxnn.jaxprs import Snapshot, snapshot
 from jaxnn.minibatches import require_at_least_one, require_batch_size
 from jaxnn.training.steps import (
     Carry,
@@ -23,10 +24,10 @@ from jaxnn.training.steps import (
     first_order,
     initial_state,
     measure,
-    objective_of,
     one_step,
     require_key,
     require_pair,
+    require_steps,
 )
 from jaxnn.types import Apply, Array, Key, Objective, Params, PyTree
 
@@ -105,8 +106,9 @@ def fit(
     Steps run in compiled chunks of `chunk` (by default `chunk_length`), with `callback` between
     them, which ends the run by returning True (see `EarlyStopping`). Ctrl-C and divergence end a
     run early as well: see `Fit`. To continue a run, pass its params
-    and `state=run.state`. `fit` runs on the host, never inside jit, vmap or grad. Calls with the
-    same function objects and shapes share their compiled programs.
+    and `state=run.state`. `fit` runs on the host, never inside jit, vmap or grad. Calls whose
+    functions compute the same, at equal shapes, share their compiled programs; a function that has
+    changed since the last call (an attribute, a captured array) is compiled again.
 
     A chunk is a loop over bodies of `unroll` steps, and none with `unroll` = `chunk`, say 4. On a
     CPU that is worth its compilation for convolutions, whose gradients take 3 to 20 times as long
@@ -133,8 +135,8 @@ def fit(
     if validation is not None:
         require_pair("fit(validation)", validation)
     params, data, validation, state = tree.strong((params, data, validation, state))
-    require_at_least_one("fit(steps)", steps, "It is the number of updates.")
     require_batch_size("fit(batch_size)", batch_size, examples)
+    require_steps("fit(steps)", steps)
     epoch = 1 if batch_size is None else examples // batch_size
     chunk = chunk_length(steps, epoch) if chunk is None else chunk
     require_at_least_one("fit(chunk)", chunk, "It is the number of steps between two callbacks.")
@@ -148,23 +150,27 @@ def fit(
         _require_state(state, key, optimizer, params)
     require_key("fit(key)", state.key, stochastic or batch_size is not None)
     first = int(state.step)
+    require_steps("fit(steps)", steps, first)
     order = None if batch_size is None else first_order(state.key, first // epoch, examples)
     carry = Carry(params, state, order)
     problem = Problem(
         f, loss, optimizer, regularizer, tuple(metrics.items()), batch_size, stochastic
     )
-
     infos, measurements = [], []
     diverged = interrupted = stopped = False
     try:
+        step = snapshot(partial(one_step, problem), carry, data, order=0)
+        look = partial(measure, problem)
+        if validation is not None:
+            look = snapshot(look, params, validation, order=0)
         for done in range(0, steps, chunk):
             length = min(chunk, steps - done)
-            end, info, kept = _advance(problem, length, unroll, carry, data)
+            end, info, kept = _advance(step, length, unroll, carry, data)
             infos.append(info)
             if int(kept) < length:
-                carry, diverged = _replay(problem, kept, carry, data), True
+                carry, diverged = _replay(step, kept, carry, data), True
                 break
-            measured = {} if validation is None else measure(problem, end.params, validation)
+            measured = {} if validation is None else _measured(look, end.params, validation)
             measurements.append({"step": done + length, **measured})
             # All that is returned follows from this one assignment: Ctrl-C cannot cut it in two.
             carry = end
@@ -198,16 +204,16 @@ def chunk_length(steps: int, epoch: int = 1) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _advance(
-    problem: Problem, length: int, unroll: int, start: Carry, data: PyTree
+    step: Snapshot, length: int, unroll: int, start: Carry, data: PyTree
 ) -> tuple[Carry, dict[str, Array], Array]:
     """`length` steps: their end, what they recorded, and how many of them can be kept at most.
 
     All can be kept if every objective, the next one included, and the last parameters are finite.
     """
     end, (objectives, infos) = lax.scan(
-        lambda carry, _: one_step(problem, carry, data), start, length=length, unroll=unroll
+        lambda carry, _: step(carry, data), start, length=length, unroll=unroll
     )
-    following, _ = objective_of(problem, end, data, end.params)
+    _, (following, _) = step(end, data)  # the update is not used, so XLA leaves it out
     finite = jnp.isfinite(jnp.append(objectives, following))
     # The update before the first objective that is not finite is the one to take back.
     kept = jnp.where(
@@ -219,12 +225,12 @@ def _advance(
 
 
 @partial(jax.jit, static_argnums=0)
-def _replay(problem: Problem, limit: Array, start: Carry, data: PyTree) -> Carry:
+def _replay(step: Snapshot, limit: Array, start: Carry, data: PyTree) -> Carry:
     """Up to `limit` of the steps that `_advance` made, and none whose parameters are not finite."""
 
     def repeat(loop: tuple[Carry, Array]) -> tuple[Carry, Array]:
         before, _ = loop
-        after, _ = one_step(problem, before, data)
+        after, _ = step(before, data)
         finite = tree.all_finite(after.params)
         return lax.cond(finite, lambda: after, lambda: before), finite
 
@@ -233,6 +239,11 @@ def _replay(problem: Problem, limit: Array, start: Carry, data: PyTree) -> Carry
         return finite & (carry.state.step - start.state.step < limit)
 
     return lax.while_loop(unfinished, repeat, (start, jnp.array(True)))[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _measured(look: Snapshot, params: Params, validation: PyTree) -> dict[str, Array]:
+    return look(params, validation)
 
 
 def _history(
@@ -280,7 +291,7 @@ def _require_state(state: State, key: Key | None, optimizer: Any, params: Params
         leaves, structure = jax.tree.flatten(x)
         return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
-    fresh = jax.eval_shape(optimizer.init, params)
+    fresh = jax.eval_shape(lambda params: optimizer.init(params), params)
     if not isinstance(state, State) or space(state.optimizer) != space(fresh):
         raise invalid(
             "fit(state)",

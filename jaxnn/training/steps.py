@@ -6,6 +6,7 @@ the host, and `descend` is a whole run for use inside jit, vmap and grad.
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ from jaxtyping import Float, Int
 from jaxnn import tree
 from jaxnn.errors import invalid, require_examples, require_optimizer, takes_keywords
 from jaxnn.minibatches import (
+    examples_at,
     order_at,
-    require_at_least_one,
     require_batch_size,
     rows_at,
     shuffled,
@@ -82,7 +83,7 @@ def descend(
     """
     tree.require_differentiable("descend(params)", params)
     examples = require_pair("descend(data)", data)
-    require_at_least_one("descend(steps)", steps, "It is the number of updates.")
+    require_steps("descend(steps)", steps)
     require_batch_size("descend(batch_size)", batch_size, examples)
     params, data = tree.strong((params, data))
     state = initial_state(params, optimizer, key)
@@ -94,7 +95,7 @@ def descend(
 
 
 class Problem(NamedTuple):
-    """All that is static in a step. It is hashed: the same functions compile once."""
+    """All that is static in a step: functions, and numbers that set shapes."""
 
     f: Apply
     loss: Callable[..., Array]
@@ -144,9 +145,7 @@ def objective_of(
     _, (_, key, step), order = carry
     if problem.batch_size is not None:
         rows = rows_at(order, step, problem.batch_size)
-        data = jax.tree.map(
-            lambda a: a.at[rows].get(mode="promise_in_bounds", unique_indices=True), data
-        )
+        data = examples_at(data, rows)
     noise = {}
     if problem.stochastic:
         _, noise_key = jax.random.split(key)
@@ -167,7 +166,6 @@ def objective_of(
     return value, info
 
 
-@partial(jax.jit, static_argnums=0)
 def measure(problem: Problem, params: Params, data: PyTree, **noise: Key) -> dict[str, Array]:
     """The means over `data` of the loss and of every metric."""
     x, y = data
@@ -204,6 +202,23 @@ def require_pair(argument: str, data: Any) -> int:
             remedy="Without targets, pass (x, None).",
         )
     return require_examples(argument, data, remedy="The batch axis comes first in x and y.")
+
+
+def require_steps(argument: str, steps: int, first: int = 0) -> None:
+    """Raise unless `steps` updates after the `first` can be counted, in int32.
+
+    >>> require_steps("fit(steps)", 2**31)
+    Traceback (most recent call last):
+    ValueError: fit(steps): got 2147483648, expected an integer from 1 to 2147483647. ...
+    """
+    last = int(jnp.iinfo(jnp.int32).max)
+    if not isinstance(steps, Integral) or not 1 <= steps <= last - first:
+        raise invalid(
+            argument,
+            got=repr(steps) + (f" after {first} earlier ones" if first else ""),
+            expected=f"an integer from 1 to {last - first}",
+            remedy="It is the number of updates; all updates of a run are counted in int32.",
+        )
 
 
 def require_key(argument: str, key: Key | None, needed: bool) -> None:

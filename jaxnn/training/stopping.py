@@ -1,5 +1,6 @@
 """Callbacks of `fit`: when to stop, and several at once."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,8 +28,9 @@ class EarlyStopping:
 
     A look is a chunk of `fit`, which has to have `validation` data: `chunk` says how often. What
     counts is the smallest validation loss or, with `metric` and `larger_is_better`, another number
-    there; it has to improve by more than `min_delta`. What is wanted is `best.params`, not the
-    last ones of the run; as they are chosen by the validation data, report them on test data.
+    there; it has to improve by more than `min_delta`, and every number improves on NaN. What is
+    wanted is `best.params`, not the last ones of the run; as they are chosen by the validation
+    data, report them on test data.
 
     `best` is all that is remembered: to go on after a crash, put it into the checkpoint beside the
     run, and into the new object.
@@ -84,16 +86,18 @@ class EarlyStopping:
                 remedy="Pass validation=(x, y), and the metric, to fit.",
             )
         value = float(progress.validation[self.metric])
-        gain = 0.0
-        if self.best is not None:
-            gain = value - self.best.value if self.larger_is_better else self.best.value - value
-        # A NaN is no gain.
-        if self.best is None or gain > self.min_delta:
+        if self.best is None or self._improves(value, self.best.value):
             step = int(progress.state.step)
             self.best = Best(value, step, progress.params, progress.state, 0)
         else:
             self.best = self.best._replace(waited=int(self.best.waited) + 1)
         return int(self.best.waited) >= self.patience
+
+    def _improves(self, value: float, best: float) -> bool:
+        if math.isnan(value) or math.isnan(best):
+            return math.isnan(best) and not math.isnan(value)
+        gain = value - best if self.larger_is_better else best - value
+        return gain > self.min_delta
 
 
 def each(*callbacks: Callable[[Progress], object]) -> Callable[[Progress], bool]:
