@@ -4,18 +4,22 @@ Every method is a pair of functions. `prepare` turns a batch into what is needed
 the batch in front; `meet` turns two of those into the block of the kernel between them.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Num
 
 from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.kernels import contractions
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice
+from jaxnn.kernels.examples import batched, num_examples, only
 from jaxnn.kernels.structure import Factors, Structure, factors, parts
+from jaxnn.precision import common
 from jaxnn.types import Apply, Array, Params, PyTree
 
 Block: TypeAlias = dict[Hashable, Array]
@@ -25,18 +29,18 @@ Block: TypeAlias = dict[Hashable, Array]
 class Method(NamedTuple):
     """A way to compute blocks.
 
-    prepare  x (N, *in) -> arrays with N in front
+    prepare  a batch x of N examples -> arrays with N in front
     meet     (prepared (N1), prepared (N2), whether they are the same) -> the block
     """
 
-    prepare: Callable[[Array], PyTree]
+    prepare: Callable[[PyTree], PyTree]
     meet: Callable[[PyTree, PyTree, bool], Block]
 
 
 class Problem(NamedTuple):
-    """A network as a function of the leaves of its parameters and one example.
+    """A network as a function of the leaves of its parameters and of one example.
 
-    flat     (*leaves, example) -> [all outputs as one vector]
+    flat     (*leaves, *leaves of an example) -> [all outputs as one vector]
     leaves   the parameters; paths their names; weights the metric (None: 1); labels their groups
     outputs  shapes and dtypes of the outputs of one example, a pytree
     """
@@ -62,45 +66,98 @@ class Problem(NamedTuple):
 def problem(
     f: Apply,
     params: Params,
-    x: Any,
+    x: PyTree,
     metric: PyTree | None = None,
     groups: Callable[[str], Hashable] | None = None,
+    *,
+    y: PyTree | None = None,
 ) -> Problem:
     """Read f, and check that it returns one output per example.
 
-    Errors: an output without the batch axis in front, or not real floating point; a metric whose
-    structure or shapes do not fit the parameters.
+    `x` is an array (N, *in) or a pytree of such; `y` the shapes of f(params, x), where they are
+    known.
+
+    Errors: an output without the batch axis in front, or not real floating point; no output; a
+    metric whose structure, shapes or dtypes do not fit the parameters; groups that are no function,
+    or return what cannot be the key of a dictionary.
 
     >>> found = problem(lambda w, x: x @ w, jnp.ones((2, 3)), jnp.ones((4, 2)))
     >>> found.num_outputs, found.flat(jnp.ones((2, 3)), jnp.ones(2))
     (3, [Array([2., 2., 2.], dtype=float32)])
     """
-    y = jax.eval_shape(f, params, x)
-    for leaf in jax.tree.leaves(y):
-        if leaf.ndim < 1 or leaf.shape[0] != x.shape[0]:
-            raise invalid(
-                "f(params, x1)",
-                got=f"shape {leaf.shape} for {x.shape[0]} examples",
-                expected=f"({x.shape[0]}, *out), batch axis first",
-                remedy="Return one output per example; wrap f if its batch axis lies elsewhere.",
-            )
+    y = jax.eval_shape(f, params, x) if y is None else y
+    require_outputs("f(params, x1)", y, num_examples("x1", x))
     tree.require_differentiable("f(params, x1)", y)
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = tuple(jax.tree_util.keystr(path) for path, _ in with_paths)
+    form = jax.tree.structure(x)
 
     def flat(*arguments: Array) -> list[Array]:
-        *leaves, example = arguments
-        out = f(jax.tree.unflatten(structure, leaves), example[None])
-        return [jnp.concatenate([leaf[0].ravel() for leaf in jax.tree.leaves(out)])]
+        leaves, example = arguments[: len(paths)], arguments[len(paths) :]
+        one = batched(jax.tree.unflatten(form, example))
+        out = only(f(jax.tree.unflatten(structure, leaves), one))
+        return [jnp.concatenate(common(*(leaf.ravel() for leaf in out)))]
 
     return Problem(
         flat,
         tuple(jnp.asarray(leaf) for _, leaf in with_paths),
         paths,
         _weights(metric, params),
-        tuple(None if groups is None else groups(path) for path in paths),
+        _labels(groups, paths),
         jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), y),
     )
+
+
+def require_outputs(argument: str, y: PyTree, n: int) -> None:
+    """Raise unless the outputs `y` of a batch of n examples are arrays (n, ...), at least one.
+
+    >>> require_outputs("f(params, x1)", jnp.ones((3, 4)), 4)
+    Traceback (most recent call last):
+    ValueError: f(params, x1): got shape (3, 4) for 4 examples, expected (4, *out), batch axis ...
+    """
+    leaves = jax.tree.leaves(y)
+    if not leaves:
+        raise invalid(
+            argument,
+            got=f"{y}, without an array",
+            expected=f"({n}, *out), or a pytree of such",
+            remedy="Return what the network computes.",
+        )
+    for leaf in leaves:
+        if leaf.ndim < 1 or leaf.shape[0] != n:
+            raise invalid(
+                argument,
+                got=f"shape {leaf.shape} for {n} examples",
+                expected=f"({n}, *out), batch axis first",
+                remedy="Return one output per example; wrap f if its batch axis lies elsewhere.",
+            )
+
+
+def flattened(y: PyTree) -> Num[Array, "N O"]:
+    """All outputs of every example as one vector.
+
+    >>> flattened({"a": jnp.ones((2, 3, 4)), "b": jnp.ones(2)}).shape
+    (2, 13)
+    """
+    rows = [leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(y)]
+    return jnp.concatenate(common(*rows), axis=1)
+
+
+def require_same_outputs(y1: PyTree, y2: PyTree) -> None:
+    """Raise unless the outputs of the second batch are, per example, those of the first.
+
+    >>> require_same_outputs(jnp.ones((4, 3)), jnp.ones((5, 2)))
+    Traceback (most recent call last):
+    ValueError: f(params, x2): got outputs (2,) for an example, expected (3,), as of x1. ...
+    """
+    shapes1, shapes2 = (jax.tree.map(lambda a: a.shape[1:], y) for y in (y1, y2))
+    if shapes1 != shapes2:
+        raise invalid(
+            "f(params, x2)",
+            got=f"outputs {shapes2} for an example",
+            expected=f"{shapes1}, as of x1",
+            remedy="A kernel compares the same outputs of two examples.",
+        )
 
 
 def factored(
@@ -108,9 +165,9 @@ def factored(
 ) -> Method:
     """Contract the factors of the gradients, term by term, each in the way chosen for it."""
 
-    def prepare(x: Array) -> tuple[Factors, Array]:
+    def prepare(x: PyTree) -> tuple[Factors, Array]:
         # The empty array keeps the number of examples where no parameter is used.
-        return factors(structure, task.leaves, x), jnp.zeros((x.shape[0], 0))
+        return factors(structure, task.leaves, x), jnp.zeros((num_examples("x", x), 0))
 
     def meet(
         prepared1: tuple[Factors, Array], prepared2: tuple[Factors, Array], same: bool
@@ -131,29 +188,50 @@ def factored(
             weight = task.weights[leaf]
             left = a if weight is None else _weighted(a, weight, task.leaves[leaf])
             _accumulate(block, task.labels[leaf], contractions.inner(left, b, outputs))
-        o = task.num_outputs
-        kept = {"mean": (), "diagonal": (o,), "full": (o, o)}[outputs]
-        dtype = jax.tree.leaves(task.outputs)[0].dtype
-        zero = jnp.zeros((count1.shape[0], count2.shape[0], *kept), dtype)
-        divisor = o if outputs == "mean" else 1
+        zero = _zero(task, count1.shape[0], count2.shape[0], outputs)
+        divisor = task.num_outputs if outputs == "mean" else 1
         return {label: block.get(label, zero) / divisor for label in task.groups}
 
     return Method(prepare, meet)
 
 
+def is_empty(task: Problem, x1: PyTree, x2: PyTree | None) -> bool:
+    """Whether the kernel is 0 or empty: no parameters, no outputs, or no examples."""
+    batches = (x1, x1 if x2 is None else x2)
+    return not (task.leaves and task.num_outputs and all(num_examples("x", x) for x in batches))
+
+
+def nothing(task: Problem, outputs: Outputs) -> Method:
+    """The kernel without parameters, outputs or examples: zeros, or an empty array."""
+
+    def meet(count1: Array, count2: Array, same: bool) -> Block:
+        zero = _zero(task, count1.shape[0], count2.shape[0], outputs)
+        return dict.fromkeys(task.groups or (None,), zero)
+
+    return Method(lambda x: jnp.zeros((num_examples("x", x), 0)), meet)
+
+
+def _zero(task: Problem, n1: int, n2: int, outputs: Outputs) -> Array:
+    o = task.num_outputs
+    kept = {"mean": (), "diagonal": (o,), "full": (o, o)}[outputs]
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(task.outputs)))
+    return jnp.zeros((n1, n2, *kept), dtype)
+
+
 def vector_products(task: Problem, outputs: Outputs) -> Method:
     """Form the gradients of one example of the second batch, and push them through the first."""
 
-    def meet(first: Array, second: Array, same: bool) -> Block:
+    def meet(first: PyTree, second: PyTree, same: bool) -> Block:
         def push(direction: tuple[Array, ...]) -> Array:
-            def along(example: Array) -> Array:
-                f = lambda *leaves: task.flat(*leaves, example)[0]
+            def along(example: PyTree) -> Array:
+                f = lambda *leaves: task.flat(*leaves, *jax.tree.leaves(example))[0]
                 return jax.jvp(f, task.leaves, direction)[1]
 
             return jax.vmap(along)(first)
 
-        def against_one(example: Array) -> Block:
-            f = lambda *leaves: task.flat(*leaves, example)[0]
+        def against_one(example: PyTree) -> Block:
+            f = lambda *leaves: task.flat(*leaves, *jax.tree.leaves(example))[0]
             y, pull_back = jax.vjp(f, *task.leaves)
             weighed = lambda unit: _weighed(task, pull_back(unit))
             gradients = jax.vmap(weighed)(jnp.eye(y.size, dtype=y.dtype))
@@ -186,17 +264,19 @@ def _reduced(block: Array, outputs: Outputs) -> Array:
 
 
 def of_coupled(
-    f: Apply, params: Params, task: Problem, x1: Array, x2: Array, outputs: Outputs
+    f: Apply, params: Params, task: Problem, x1: PyTree, x2: PyTree, outputs: Outputs
 ) -> Block:
     """The whole kernel of a function that couples examples: a pull back and a push per output.
 
     Every pass goes through the whole batch, since any example's output may depend on all.
     """
 
-    def vector(leaves: Sequence[Array], x: Array) -> Array:
+    def vector(leaves: Sequence[Array], x: PyTree) -> Array:
         y = f(jax.tree.unflatten(jax.tree.structure(params), leaves), x)
-        flat = [leaf.reshape(x.shape[0], -1) for leaf in jax.tree.leaves(y)]
-        return jnp.concatenate(flat, axis=1)
+        flat = [
+            leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(y)
+        ]
+        return jnp.concatenate(common(*flat), axis=1)
 
     leaves = list(task.leaves)
     y2, pull_back = jax.vjp(lambda leaves: vector(leaves, x2), leaves)
@@ -213,7 +293,7 @@ def of_coupled(
         }
 
     rows = jax.lax.map(against_one, jnp.arange(y2.size))
-    shape = (*y2.shape, x1.shape[0], y2.shape[1])
+    shape = (*y2.shape, num_examples("x1", x1), y2.shape[1])
     return jax.tree.map(lambda r: _reduced(r.reshape(shape).transpose(2, 0, 3, 1), outputs), rows)
 
 
@@ -253,9 +333,48 @@ def _weights(metric: PyTree | None, params: Params) -> tuple[Array | None, ...]:
                 expected=f"a scalar or an array that broadcasts to {shape}",
                 remedy="Its entries weigh those of the parameter.",
             )
+        if jnp.issubdtype(jnp.result_type(weight), jnp.complexfloating):
+            raise invalid(
+                f"metric{jax.tree_util.keystr(path)}",
+                got=f"dtype {jnp.result_type(weight)}",
+                expected="real numbers",
+                remedy="They weigh the entries of real parameters.",
+            )
         weight = jnp.asarray(weight, jnp.result_type(leaf))
         weights.append(weight if weight.ndim == 0 else jnp.broadcast_to(weight, shape))
     return tuple(weights)
+
+
+def require_groups(groups: Any) -> None:
+    """Raise unless `groups` is None or a function.
+
+    >>> require_groups("layer")
+    Traceback (most recent call last):
+    ValueError: groups: got 'layer', expected a function from the path of a parameter, ...
+    """
+    if groups is not None and not callable(groups):
+        raise _not_groups(repr(groups))
+
+
+def _labels(groups: Callable[[str], Hashable] | None, paths: Sequence[str]) -> tuple[Hashable, ...]:
+    if groups is None:
+        return (None,) * len(paths)
+    labels = tuple(groups(path) for path in paths)
+    try:
+        hash(labels)
+    except TypeError:
+        raise _not_groups(f"a function that returns {labels[0]!r} for {paths[0]!r}") from None
+    return labels
+
+
+def _not_groups(got: str) -> ValueError:
+    return invalid(
+        "groups",
+        got=got,
+        expected="a function from the path of a parameter, such as \"[0]['W']\", to a label that "
+        "can be the key of a dictionary",
+        remedy="groups=lambda path: path gives one kernel per parameter.",
+    )
 
 
 def _broadcasts(weight: Any, shape: tuple[int, ...]) -> bool:

@@ -5,10 +5,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 from jaxnn.errors import invalid
 from jaxnn.kernels.batch_axis import follow
 from jaxnn.kernels.batch_layout import Batch, Lost, State, whole
+from jaxnn.kernels.examples import num_examples
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree, Shape
 
 
@@ -24,6 +26,13 @@ class Coupling(NamedTuple):
 
     kind: Literal["independent", "coupled", "unknown"]
     where: str
+
+
+class Reading(NamedTuple):
+    """What tracing a function on a batch tells: shapes of the outputs, and the coupling."""
+
+    outputs: PyTree
+    coupling: Coupling = Coupling("unknown", "")
 
 
 def coupling(f: Apply, params: Params, x: PyTree) -> Coupling:
@@ -42,10 +51,23 @@ def coupling(f: Apply, params: Params, x: PyTree) -> Coupling:
     >>> coupling(lambda w, x: (x - x.mean(axis=0)) @ w, jnp.ones((3, 2)), jnp.ones((4, 3)))
     Coupling(kind='coupled', where='reduce_sum at ...')
     """
-    size = _batch_size(x)
+    return read(f, params, x).coupling
+
+
+def read(f: Apply, params: Params, x: PyTree) -> Reading:
+    """The shapes of what f(params, x) returns, and its `coupling`.
+
+    >>> read(lambda w, x: x @ w, jnp.ones((3, 2)), jnp.ones((4, 3))).outputs
+    ShapeDtypeStruct(shape=(4, 2), dtype=float32)
+    """
+    size = num_examples("x", x)
+    program, outputs = jax.make_jaxpr(f, return_shape=True)(params, x)
+    return Reading(outputs, _followed(program, outputs, x, size))
+
+
+def _followed(program: ClosedJaxpr, outputs: PyTree, x: PyTree, size: int) -> Coupling:
     if size <= 1:
         return Coupling("independent", "")
-    program, outputs = jax.make_jaxpr(f, return_shape=True)(params, x)
     arguments: list[State] = [None] * len(program.jaxpr.invars)
     examples = len(jax.tree.leaves(x))
     arguments[len(arguments) - examples :] = [whole(size)] * examples
@@ -62,7 +84,9 @@ def coupling(f: Apply, params: Params, x: PyTree) -> Coupling:
     return Coupling("independent", "")
 
 
-def require_independent(f: Apply, params: Params, x: PyTree) -> None:
+def require_independent(
+    f: Apply, params: Params, x: PyTree, reading: Reading | None = None, argument: str = "x"
+) -> None:
     """Raise if f(params, x)[i] depends on other examples than x[i], or if that cannot be known.
 
     Decided by `coupling`, without evaluating f. Where that is "unknown", f on the batch is compared
@@ -78,7 +102,7 @@ def require_independent(f: Apply, params: Params, x: PyTree) -> None:
     Traceback (most recent call last):
     ValueError: f(params, x): got examples that meet in reduce_sum at ..., expected ... examples ...
     """
-    kind, where = coupling(f, params, x)
+    kind, where = (read(f, params, x) if reading is None else reading).coupling
     if kind == "coupled":
         raise _dependent(f"examples that meet in {where}")
     if kind == "independent":
@@ -116,19 +140,6 @@ def _dependent(got: str) -> ValueError:
         "x), then partial(net.apply, stats=stats). Or pass coupled=True for the general Jacobian "
         "of the batch.",
     )
-
-
-def _batch_size(x: PyTree) -> int:
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    sizes = {shape[0] if shape else -1 for shape in shapes}
-    if len(sizes) != 1 or -1 in sizes:
-        raise invalid(
-            "x",
-            got=f"leaves of shapes {', '.join(map(str, shapes)) or 'none'}",
-            expected="arrays (N, ...) with the same number N of examples",
-            remedy="Close over what is not an example, or make it a part of params.",
-        )
-    return sizes.pop()
 
 
 def _of_output(path: str, shape: Shape, state: State, size: int) -> Coupling:

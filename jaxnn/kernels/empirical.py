@@ -3,19 +3,22 @@
 import itertools
 import math
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from jaxnn import linalg, tree
 from jaxnn.errors import invalid
 from jaxnn.kernels import blocks
 from jaxnn.kernels.contractions import Outputs
-from jaxnn.kernels.coupling import require_independent
+from jaxnn.kernels.coupling import Reading, read, require_independent
+from jaxnn.kernels.examples import abstract, alike, explained, num_examples, require_function
 from jaxnn.kernels.planning import Plan, planned
 from jaxnn.kernels.tiles import tiled
+from jaxnn.precision import accumulated
 from jaxnn.types import Apply, Array, Params, PyTree
 
 Method = Literal["auto", "structured", "jacobian", "vector_products"]
@@ -25,12 +28,28 @@ DEFAULT_MAX_BYTES = 2**32
 def nngp(
     f: Apply,
     params: Params,
-    x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 ..."] | None = None,
-) -> Float[Array, "N1 N2"]:
-    """The kernel of the outputs themselves, K = (1/O) Σ_a f_a(x₁) f_a(x₂) over the O outputs.
+    x1: PyTree[Shaped[Array, "N1 ..."]],
+    x2: PyTree[Shaped[Array, "N2 ..."]] | None = None,
+    *,
+    outputs: Outputs = "mean",
+) -> Any:
+    """The kernel of the outputs themselves, K_ab(x₁, x₂) = f_a(x₁) f_b(x₂).
 
-    Averaged over random parameters it tends to the NNGP as the width grows.
+    Averaged over random parameters, "mean" tends to the NNGP as the width grows. The products are
+    accumulated in float32 at least; integer outputs are data, and become floating-point numbers.
+    Complex outputs have the Hermitian kernel f_a(x₁) conj(f_b(x₂)). f may couple examples.
+
+    Args:
+        f: f(params, x) -> (N, *out), or a pytree of such.
+        params: a pytree of any leaves that f takes.
+        x1: an array (N1, *in), or a pytree of such.
+        x2: likewise with N2; default: x1.
+        outputs: "mean" is (1/O) Σ_a K_aa over all O outputs, shape (N1, N2); "diagonal" is K_aa,
+            (N1, N2, *out); "full" is K_ab, (N1, N2, *out, *out). Where f returns a pytree,
+            "diagonal" is such a pytree, and "full" one of those at every leaf.
+
+    Errors: outputs without the batch axis in front, outputs of x2 unlike those of x1, inputs that
+    are no arrays (N, ...), an unknown `outputs`.
 
     Source: Lee et al. (2018), equation 2.
 
@@ -39,16 +58,34 @@ def nngp(
            [4., 4.],
            [4., 4.]], dtype=float32)
     """
-    x2 = x1 if x2 is None else x2
-    y1, y2 = (f(params, x).reshape(x.shape[0], -1) for x in (x1, x2))
-    return y1 @ y2.T / y1.shape[1]
+    _require_choice("outputs", outputs, Outputs)
+    require_function("f", f)
+    y1 = f(params, x1)
+    blocks.require_outputs("f(params, x1)", y1, num_examples("x1", x1))
+    first = blocks.flattened(y1)
+    second = first
+    if x2 is not None:
+        y2 = f(params, x2)
+        blocks.require_outputs("f(params, x2)", y2, num_examples("x2", x2))
+        blocks.require_same_outputs(y1, y2)
+        second = blocks.flattened(y2)
+    kernel = accumulated(partial(_products, outputs=outputs), first, second.conj())
+    return _split(kernel, abstract(y1), outputs)
+
+
+def _products(first: Array, second: Array, outputs: Outputs) -> Array:
+    if outputs == "full":
+        return jnp.einsum("na,mb->nmab", first, second)
+    if outputs == "diagonal":
+        return jnp.einsum("na,ma->nma", first, second)
+    return first @ second.T / max(first.shape[1], 1)
 
 
 def ntk(
     f: Apply,
     params: Params,
-    x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 ..."] | None = None,
+    x1: PyTree[Shaped[Array, "N1 ..."]],
+    x2: PyTree[Shaped[Array, "N2 ..."]] | None = None,
     *,
     outputs: Outputs = "mean",
     method: Method = "auto",
@@ -57,10 +94,13 @@ def ntk(
     coupled: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Any:
-    """The empirical neural tangent kernel Θ = J(x₁) M J(x₂)ᵀ of f at `params`, M = 1 unless given.
+    """The empirical neural tangent kernel Θ = J(x₁) M J(x₂)ᵀ of f at `params`; default: M = 1.
 
     f(params, x) -> (N, *out), or a pytree of such, is any function that treats the examples of a
-    batch independently; x2=None means x1, and half the work.
+    batch independently and alike; x2=None means x1, and half the work. The inputs are arrays
+    (N, *in), or pytrees of such: an array with one row per example, such as a mask, belongs there,
+    x1 = (x, mask), and not into the closure of f. Where the examples of x2 have another shape or
+    dtype than those of x1, which f may take both, the method is "vector_products".
 
     outputs    "mean" is (1/O) Σ_a Θ_aa over all O outputs, shape (N1, N2); "diagonal" is Θ_aa,
                (N1, N2, *out); "full" is Θ_ab, (N1, N2, *out, *out). Where f returns a pytree,
@@ -82,7 +122,8 @@ def ntk(
     compute under `jax.default_matmul_precision("highest")`.
 
     Errors: leaves of `params` that are not real floating point, f that couples the examples of a
-    batch, inputs of different shapes, unknown `outputs` or `method`, a `metric` of other structure.
+    batch or treats them by their position in it, inputs that are no arrays (N, ...), outputs of x2
+    unlike those of x1, unknown `outputs` or `method`, a `metric` of other structure.
 
     Source: Jacot, Gabriel & Hongler (2018), section 4; Novak, Sohl-Dickstein & Schoenholz (2022)
     for the contraction of factored gradients.
@@ -94,21 +135,74 @@ def ntk(
     """
     _require_choice("outputs", outputs, Outputs)
     _require_choice("method", method, Method)
+    require_function("f", f)
     tree.require_differentiable("params", params)
-    if x2 is not None and x2.shape[1:] != x1.shape[1:]:
-        raise invalid(
-            "x2",
-            got=f"examples of shape {x2.shape[1:]}",
-            expected=f"shape {x1.shape[1:]}, that of x1's",
-            remedy="Both arguments go through the same f.",
-        )
-    task = blocks.problem(f, params, x1, metric, groups)
-    if not coupled:
-        require_independent(f, params, x1)
+    blocks.require_groups(groups)
+    task = _read(f, params, x1, x2, method, metric, groups, coupled)
     compute = _compiled if _is_hashable(f) else _kernel
     kernels = compute(f, params, x1, x2, metric, outputs, method, groups, coupled, max_bytes)
     split = {label: _split(kernel, task.outputs, outputs) for label, kernel in kernels.items()}
-    return split[None] if groups is None else split
+    return split[None] if groups is None else {label: split[label] for label in task.groups}
+
+
+def _read(
+    f: Apply,
+    params: Params,
+    x1: PyTree,
+    x2: PyTree | None,
+    method: str,
+    metric: PyTree | None,
+    groups: Callable[[str], Hashable] | None,
+    coupled: bool,
+) -> blocks.Problem:
+    """All checks of the arguments of `ntk`; f is traced, once for every shape of its inputs."""
+    num_examples("x1", x1)
+    shapes = (lambda *arguments: Reading(jax.eval_shape(*arguments))) if coupled else read
+    with explained(f):
+        first = shapes(f, params, x1)
+    task = blocks.problem(f, params, x1, metric, groups, y=first.outputs)
+    if not coupled:
+        require_independent(f, params, x1, first)
+    if x2 is None:
+        return task
+    n2 = num_examples("x2", x2)
+    same = alike(x1, x2)
+    if not same:
+        _require_method_for_unlike(method, x1, x2)
+    second = first
+    if not same or n2 != num_examples("x1", x1):
+        try:
+            second = shapes(f, params, x2)
+        except (TypeError, ValueError) as error:
+            if same:
+                raise
+            raise _unlike(x1, x2, "examples that f takes, as it takes those of x1") from error
+    blocks.require_outputs("f(params, x2)", second.outputs, n2)
+    blocks.require_same_outputs(first.outputs, second.outputs)
+    if not coupled:
+        require_independent(f, params, x2, second, "x2")
+    return task
+
+
+def _require_method_for_unlike(method: str, x1: PyTree, x2: PyTree) -> None:
+    if jax.tree.structure(x1) != jax.tree.structure(x2):
+        raise _unlike(x1, x2, "the structure of x1")
+    if method in ("structured", "jacobian"):
+        raise _unlike(x1, x2, f"examples of the same shape and dtype for method={method!r}")
+
+
+def _unlike(x1: PyTree, x2: PyTree, expected: str) -> ValueError:
+    shown = [
+        " and ".join(f"shape {a.shape} and dtype {a.dtype}" for a in jax.tree.leaves(abstract(x)))
+        for x in (x1, x2)
+    ]
+    return invalid(
+        "x2",
+        got=f"examples of {shown[1]}, where those of x1 are of {shown[0]}",
+        expected=expected,
+        remedy="Both arguments go through the same f: convert one with astype or pad it, or use "
+        "method='auto', which takes whatever f takes.",
+    )
 
 
 def plan(
@@ -125,7 +219,7 @@ def plan(
 ) -> Plan:
     """What `ntk` would do with the same arguments, by parameter, with its cost and the reason.
 
-    The inputs may be arrays or `jax.ShapeDtypeStruct`s; nothing is computed.
+    The inputs are arrays or `jax.ShapeDtypeStruct`s, or pytrees of such; nothing is computed.
 
     >>> f = lambda p, x: jnp.tanh(x @ p["W"] + p["b"])
     >>> params = {"W": jnp.ones((784, 512)), "b": jnp.ones(512)}
@@ -134,15 +228,17 @@ def plan(
     ['W'] gram
     ['b'] gram
     """
-    task = blocks.problem(f, params, x1, metric, groups)
+    require_function("f", f)
+    with explained(f):
+        task = blocks.problem(f, params, x1, metric, groups)
     return planned(task, x1, x2, outputs, method, max_bytes)[1]
 
 
 def ntk_operator(
     f: Apply,
     params: Params,
-    x1: Shaped[Array, "N1 *in"],
-    x2: Shaped[Array, "N2 ..."] | None = None,
+    x1: PyTree[Shaped[Array, "N1 ..."]],
+    x2: PyTree[Shaped[Array, "N2 ..."]] | None = None,
 ) -> linalg.LinearOperator:
     """The full kernel as an operator, v ↦ Θ v, for the cost of one vjp and one jvp of the batch.
 
@@ -153,6 +249,7 @@ def ntk_operator(
     >>> theta @ jnp.ones((1, 3))
     Array([[5., 5., 5.]], dtype=float32)
     """
+    require_function("f", f)
     first = linalg.jacobian(f, params, x1)
     second = first if x2 is None else linalg.jacobian(f, params, x2)
     return first @ second.T
@@ -161,8 +258,8 @@ def ntk_operator(
 def _kernel(
     f: Apply,
     params: Params,
-    x1: Array,
-    x2: Array | None,
+    x1: PyTree,
+    x2: PyTree | None,
     metric: PyTree | None,
     outputs: Outputs,
     method: str,
@@ -171,7 +268,7 @@ def _kernel(
     max_bytes: int,
 ) -> blocks.Block:
     task = blocks.problem(f, params, x1, metric, groups)
-    if coupled:
+    if coupled and not blocks.is_empty(task, x1, x2):
         return blocks.of_coupled(f, params, task, x1, x1 if x2 is None else x2, outputs)
     way, how = planned(task, x1, x2, outputs, method, max_bytes)
     return tiled(way, x1, x2, how.tile, keep=how.keep)

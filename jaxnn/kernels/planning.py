@@ -9,9 +9,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.extend.core import primitives as p
 
-from jaxnn.kernels.blocks import Method, Problem, factored, vector_products
+from jaxnn.kernels.blocks import Method, Problem, factored, is_empty, nothing, vector_products
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice, Cost, choose, contraction_costs
+from jaxnn.kernels.examples import abstract, alike, num_examples
 from jaxnn.kernels.program import Program
 from jaxnn.kernels.structure import Structure, analysis, factors, gradient_shapes
 from jaxnn.kernels.tiles import tile_size
@@ -77,7 +78,12 @@ def planned(
 
     Depends on shapes and dtypes alone.
     """
-    example = jax.ShapeDtypeStruct(x1.shape[1:], x1.dtype)
+    if is_empty(task, x1, x2):
+        n = max(num_examples("x", x) for x in (x1, x1 if x2 is None else x2))
+        return nothing(task, outputs), Plan("structured", {}, (), n, True)
+    if x2 is not None and not alike(x1, x2):
+        method = "vector_products"  # the one that reads every example by itself
+    example = abstract(x1)
     everything = frozenset(range(len(task.leaves)))
     apart = len(set(task.labels)) > 1 or any(w is not None for w in task.weights)
     by_entry = frozenset(i for i, w in enumerate(task.weights) if w is not None and w.ndim)
@@ -106,14 +112,14 @@ class _Sizes:
     def __init__(
         self, task: Problem, structure: Structure, x1: Any, x2: Any | None, outputs: Outputs
     ) -> None:
-        one = jax.ShapeDtypeStruct((1, *x1.shape[1:]), x1.dtype)
-        abstract = jax.eval_shape(lambda x: factors(structure, task.leaves, x), one)
-        self.n1, self.n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+        read = lambda x: factors(structure, task.leaves, x)
+        found = jax.eval_shape(read, abstract(x1, 1))
+        self.n1, self.n2 = (num_examples("x", x) for x in (x1, x1 if x2 is None else x2))
         self.symmetric, self.num_outputs = x2 is None, task.num_outputs
         self.outputs: Outputs = outputs
-        self.shapes = gradient_shapes(structure, abstract)
+        self.shapes = gradient_shapes(structure, found)
         self.itemsize = max((leaf.dtype.itemsize for leaf in task.leaves), default=4)
-        self.prepared_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(abstract))
+        self.prepared_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(found))
         values = _varying_bytes(structure.program)
         # A backward pass holds the values once, and their cotangents for every output.
         self.passing_bytes = values * (1 + self.num_outputs)

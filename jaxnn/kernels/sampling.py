@@ -8,8 +8,9 @@ from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.kernels.empirical import nngp, ntk
-from jaxnn.nn import Layer
-from jaxnn.types import Array, Key
+from jaxnn.kernels.examples import num_examples
+from jaxnn.nn import Layer, Sequences
+from jaxnn.types import Array, Key, PyTree
 
 
 class MonteCarlo(NamedTuple):
@@ -24,8 +25,8 @@ class MonteCarlo(NamedTuple):
 def monte_carlo(
     net: Layer,
     key: Key,
-    x1: Shaped[Array, "N1 *features"],
-    x2: Shaped[Array, "N2 ..."] | None = None,
+    x1: PyTree[Shaped[Array, "N1 ..."]],
+    x2: PyTree[Shaped[Array, "N2 ..."]] | None = None,
     *,
     num_samples: int,
     batch_size: int | None = None,
@@ -33,9 +34,12 @@ def monte_carlo(
     """The empirical NNGP and NTK of `net`, averaged over networks drawn from `key`.
 
     Their expectations differ from `kernels.infinite` by O(1/width), and not at all where only the
-    last weights read random features. `batch_size` networks are run at once, one unless given.
+    last weights read random features. `batch_size` networks are run at once; default: one. The
+    inputs are arrays, `nn.Sequences`, or pytrees of arrays for a network whose `init` takes the
+    pytree of their shapes.
 
-    Errors: num_samples < 2, which has no standard error; outputs that are not (N, features).
+    Errors: num_samples < 2, which has no standard error; outputs that are not (N, features); a
+    `net` without init and apply.
 
     Source: Novak et al. (2019), section 4.
 
@@ -52,7 +56,16 @@ def monte_carlo(
             expected="an integer ≥ 2",
             remedy="The standard error needs two networks at least.",
         )
-    out_shape = jax.eval_shape(lambda k: _applied(net, k, x1), key).shape
+    if not (callable(getattr(net, "init", None)) and callable(getattr(net, "apply", None))):
+        raise invalid(
+            "monte_carlo(net)",
+            got=f"{type(net).__name__} without init and apply",
+            expected="a network, whose parameters can be drawn",
+            remedy="A layer of jaxnn has both; kernels.ntk(f, params, x) takes a function.",
+        )
+    num_examples("x1", x1)
+    in_shape = _in_shape(x1)
+    out_shape = jax.eval_shape(lambda k: net.apply(net.init(k, in_shape)[0], x1), key).shape
     if len(out_shape) != 2:
         raise invalid(
             "monte_carlo(net)",
@@ -62,7 +75,7 @@ def monte_carlo(
         )
 
     def sample(key: Key) -> tuple[Array, Array]:
-        params, _ = net.init(key, x1.shape[1:])
+        params, _ = net.init(key, in_shape)
         return nngp(net.apply, params, x1, x2), ntk(net.apply, params, x1, x2)
 
     keys = jax.random.split(key, num_samples)
@@ -72,6 +85,7 @@ def monte_carlo(
     return MonteCarlo(*means, *errors)
 
 
-def _applied(net: Layer, key: Key, x: Array) -> Array:
-    params, _ = net.init(key, x.shape[1:])
-    return net.apply(params, x)
+def _in_shape(x: PyTree) -> PyTree:
+    if isinstance(x, Sequences):
+        return x.values.shape[1:]
+    return jax.tree.map(lambda leaf: leaf.shape[1:], x)

@@ -14,7 +14,7 @@ from jaxnn.kernels.program import Program, Taps, run, zero_taps
 from jaxnn.kernels.taps import Path, Site, fold, leaf_uses
 from jaxnn.kernels.unfolding import trace
 from jaxnn.kernels.views import leaf_views
-from jaxnn.types import Array
+from jaxnn.types import Array, PyTree
 
 
 class Member(NamedTuple):
@@ -79,7 +79,7 @@ def analysis(
     formed: frozenset[int] = frozenset(),
     apart: bool = False,
 ) -> Structure:
-    """Find the factored gradients of f(*leaves, example), a list of one flat output.
+    """Find the factored gradients of f(*leaves, *leaves of example), a list of one flat output.
 
     The gradients of the leaves in `formed` are formed in any case; so are those of leaves that
     are joined into one matrix, if `apart` asks for every leaf's contribution by itself.
@@ -89,7 +89,7 @@ def analysis(
     >>> found.terms[0].shape, found.direct
     ((1, 2, 3), (1,))
     """
-    program = trace(f, leaves, [example])
+    program = trace(f, leaves, jax.tree.leaves(example))
     views = dict(zip(program.inputs, leaf_views(list(leaves)), strict=False))
     found, loose = leaf_uses(program, views)
     ends = {leaf: [i for i in loose if leaf in program.sources[i]] for leaf in range(len(leaves))}
@@ -179,12 +179,12 @@ def parts(term: Term, arrays: tuple[tuple[Array, Array], ...]) -> Parts:
     )
 
 
-def factors(structure: Structure, leaves: Sequence[Array], x: Array) -> Factors:
+def factors(structure: Structure, leaves: Sequence[Array], x: PyTree) -> Factors:
     """The factors of the gradients of all outputs in all examples: one batched backward pass."""
     return jax.vmap(lambda example: _factors_of_one(structure, leaves, example))(x)
 
 
-def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: Array) -> Factors:
+def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: PyTree) -> Factors:
     program = structure.program
     tapped: Taps = {}
     for term in structure.terms:
@@ -194,7 +194,7 @@ def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: Arra
             _insert(tapped, (term.channel.equation,))
 
     def outputs(taps: Taps, direct: tuple[Array, ...]) -> tuple[Array, Taps]:
-        arguments = [*leaves, example]
+        arguments = [*leaves, *jax.tree.leaves(example)]
         for position, leaf in zip(structure.direct, direct, strict=True):
             arguments[position] = leaf
         (y,), operands = run(program, arguments, taps)

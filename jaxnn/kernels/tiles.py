@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxnn.kernels.blocks import Block, Method
 from jaxnn.kernels.contractions import mirrored
+from jaxnn.kernels.examples import num_examples
 from jaxnn.types import Array, PyTree
 
 
@@ -32,13 +33,13 @@ def starts(n: int, tile: int) -> np.ndarray:
     return np.minimum(np.arange(0, n, tile), n - tile)
 
 
-def tiled(method: Method, x1: Array, x2: Array | None, tile: int, *, keep: bool) -> Block:
+def tiled(method: Method, x1: PyTree, x2: PyTree | None, tile: int, *, keep: bool) -> Block:
     """The kernel between x1 and x2 (None: x1), in blocks of tile × tile examples.
 
-    If `keep`, the whole batches are prepared beforehand, else the tiles of every pair anew. A
+    If `keep`, the whole batches are prepared beforehand, else the tiles of every pair again. A
     symmetric kernel is computed for tiles on and above the diagonal. One tile is no loop at all.
     """
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    n1, n2 = num_examples("x1", x1), num_examples("x2", x1 if x2 is None else x2)
     if tile >= max(n1, n2):
         first = method.prepare(x1)
         second = first if x2 is None else method.prepare(x2)
@@ -52,9 +53,9 @@ def tiled(method: Method, x1: Array, x2: Array | None, tile: int, *, keep: bool)
         of1 = lambda i: _pick(kept1, jnp.searchsorted(jnp.asarray(rows, i.dtype), i))
         of2 = lambda j: _pick(kept2, jnp.searchsorted(jnp.asarray(columns, j.dtype), j))
     else:
-        of1 = lambda i: method.prepare(jax.lax.dynamic_slice_in_dim(x1, i, t1))
+        of1 = lambda i: method.prepare(_rows(x1, i, t1))
         other = x1 if x2 is None else x2
-        of2 = lambda j: method.prepare(jax.lax.dynamic_slice_in_dim(other, j, t2))
+        of2 = lambda j: method.prepare(_rows(other, j, t2))
 
     def step(result: Block, pair: Array) -> tuple[Block, None]:
         i, j = pair
@@ -69,8 +70,12 @@ def tiled(method: Method, x1: Array, x2: Array | None, tile: int, *, keep: bool)
     return jax.lax.scan(step, empty, jnp.asarray(pairs, jnp.int32))[0]
 
 
-def _cut(x: Array, at: np.ndarray, size: int) -> Array:
-    return x[(at[:, None] + np.arange(size)[None, :])]
+def _rows(x: PyTree, start: Array, size: int) -> PyTree:
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, size), x)
+
+
+def _cut(x: PyTree, at: np.ndarray, size: int) -> PyTree:
+    return jax.tree.map(lambda a: a[at[:, None] + np.arange(size)[None, :]], x)
 
 
 def _pick(kept: PyTree, number: Array) -> PyTree:
