@@ -6,7 +6,7 @@ Modules are loaded when they are first named: `import jaxnn` costs little more t
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxnn import compatibility  # refuses a jaxlib that computes wrong numbers
+from jaxnn import compatibility as _  # refuses a jaxlib that computes wrong numbers
 
 if TYPE_CHECKING:
     from jaxnn import (
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
         regularizers,
         schedules,
         search,
+        signal,
         training,
         tree,
     )
 
 __all__ = [
-    "compatibility",
     "curvature",
     "data",
     "generative",
@@ -42,12 +42,15 @@ __all__ = [
     "regularizers",
     "schedules",
     "search",
+    "signal",
     "training",
     "tree",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("jaxnn")
     if name in __all__:
         return importlib.import_module(f"jaxnn.{name}")
     raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
