@@ -6,7 +6,7 @@ Modules are loaded when they are first named: `import jaxnn` costs little more t
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxnn import compatibility as _  # refuses a jaxlib that computes wrong numbers
+from jaxnn import compatibility as compatibility  # refuses a jaxlib that computes wrong numbers
 
 if TYPE_CHECKING:
     from jaxnn import (
