@@ -1,5 +1,5 @@
 """Jaxprs: what a function computes, read from its trace."""
 
-from jaxnn.jaxprs.snapshots import Snapshot, snapshot
+from jaxnn.jaxprs.snapshots import Snapshot, fresh, snapshot
 
-__all__ = ["Snapshot", "snapshot"]
+__all__ = ["Snapshot", "fresh", "snapshot"]

@@ -31,10 +31,10 @@ class Snapshot:
     (inside `jit` or `grad`) is equal to no other.
     """
 
-    def __init__(self, function: Callable, fingerprint: Hashable):
+    def __init__(self, function: Callable, fingerprint: tuple[Hashable, ...]):
         functools.update_wrapper(self, function, updated=())
         self.function = function
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._hash = hash(fingerprint)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
@@ -49,7 +49,7 @@ class Snapshot:
             return True
         if not isinstance(other, Snapshot) or self._hash != other._hash:
             return False
-        return self._fingerprint == other._fingerprint
+        return self.fingerprint == other.fingerprint
 
     def __repr__(self) -> str:
         return f"Snapshot({getattr(self.function, '__name__', self.function)})"
@@ -64,6 +64,8 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
     traced as well: 0 for a function that is only evaluated, 2 for one that is differentiated
     twice.
 
+    A snapshot as f is traced at these arguments too: it then stands for the function at both.
+
     >>> class Net:
     ...     scale = 2.0
     ...     def apply(self, w, x):
@@ -76,15 +78,27 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
     >>> before == snapshot(net.apply, w, x)
     False
     """
+    before: tuple = ()
     if isinstance(f, Snapshot):
-        f = f.function
-    # A new function object for each trace: JAX keeps the traces of function objects as well.
-    closed = jax.make_jaxpr(lambda *a, **k: f(*a, **k))(*args, **keywords)
+        f, before = f.function, f.fingerprint
+    closed = jax.make_jaxpr(fresh(f))(*args, **keywords)
     traces: list[ClosedJaxpr | None] = [closed]
     if order and args and _has_custom_rules(closed.jaxpr):
         traces.append(_derivative(lambda *a: f(*a, **keywords), order, args))
     parts = [_Same(object()) if t is None or is_traced(t.consts) else _closed(t) for t in traces]
-    return Snapshot(f, tuple(parts))
+    return Snapshot(f, (*before, *parts))
+
+
+def fresh(f: Callable) -> Callable:
+    """f as a function that JAX traces again, unless it is a snapshot.
+
+    JAX keeps the traces of function objects as well: `jax.eval_shape` and `jax.make_jaxpr` of a
+    method whose object has changed answer for the object as it was.
+
+    >>> fresh(jnp.sin) is jnp.sin, fresh(jnp.sin)(0.0)
+    (False, Array(0., dtype=float32, weak_type=True))
+    """
+    return f if isinstance(f, Snapshot) else lambda *args, **keywords: f(*args, **keywords)
 
 
 class _Same:

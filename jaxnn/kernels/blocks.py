@@ -14,6 +14,7 @@ from jaxtyping import Num
 
 from jaxnn import tree
 from jaxnn.errors import invalid
+from jaxnn.jaxprs import fresh
 from jaxnn.kernels import contractions
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice
@@ -85,7 +86,7 @@ def problem(
     >>> found.num_outputs, found.flat(jnp.ones((2, 3)), jnp.ones(2))
     (3, [Array([2., 2., 2.], dtype=float32)])
     """
-    y = jax.eval_shape(f, params, x) if y is None else y
+    y = jax.eval_shape(fresh(f), params, x) if y is None else y
     require_outputs("f(params, x1)", y, num_examples("x1", x))
     tree.require_differentiable("f(params, x1)", y)
     with_paths, structure = jax.tree_util.tree_flatten_with_path(params)

@@ -8,6 +8,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.errors import invalid
+from jaxnn.jaxprs import fresh
 from jaxnn.kernels.batch_axis import follow
 from jaxnn.kernels.batch_layout import Batch, Lost, State, whole
 from jaxnn.kernels.examples import num_examples
@@ -61,7 +62,7 @@ def read(f: Apply, params: Params, x: PyTree) -> Reading:
     ShapeDtypeStruct(shape=(4, 2), dtype=float32)
     """
     size = num_examples("x", x)
-    program, outputs = jax.make_jaxpr(f, return_shape=True)(params, x)
+    program, outputs = jax.make_jaxpr(fresh(f), return_shape=True)(params, x)
     return Reading(outputs, _followed(program, outputs, x, size))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 
 from jaxnn import linalg, tree
 from jaxnn.errors import invalid
+from jaxnn.jaxprs import Snapshot, snapshot
 from jaxnn.kernels import blocks
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.coupling import Reading, read, require_independent
@@ -138,9 +139,14 @@ def ntk(
     require_function("f", f)
     tree.require_differentiable("params", params)
     blocks.require_groups(groups)
+    num_examples("x1", x1)
+    with explained(f):
+        f = snapshot(f, params, x1)
     task = _read(f, params, x1, x2, method, metric, groups, coupled)
-    compute = _compiled if _is_hashable(f) else _kernel
-    kernels = compute(f, params, x1, x2, metric, outputs, method, groups, coupled, max_bytes)
+    if x2 is not None and (coupled or not alike(x1, x2)):
+        f = snapshot(f, params, x2)
+    labels = None if groups is None else task.labels
+    kernels = _compiled(f, params, x1, x2, metric, outputs, method, labels, coupled, max_bytes)
     split = {label: _split(kernel, task.outputs, outputs) for label, kernel in kernels.items()}
     return split[None] if groups is None else {label: split[label] for label in task.groups}
 
@@ -156,10 +162,8 @@ def _read(
     coupled: bool,
 ) -> blocks.Problem:
     """All checks of the arguments of `ntk`; f is traced, once for every shape of its inputs."""
-    num_examples("x1", x1)
     shapes = (lambda *arguments: Reading(jax.eval_shape(*arguments))) if coupled else read
-    with explained(f):
-        first = shapes(f, params, x1)
+    first = shapes(f, params, x1)
     task = blocks.problem(f, params, x1, metric, groups, y=first.outputs)
     if not coupled:
         require_independent(f, params, x1, first)
@@ -255,34 +259,25 @@ def ntk_operator(
     return first @ second.T
 
 
-def _kernel(
-    f: Apply,
+@partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
+def _compiled(
+    f: Snapshot,
     params: Params,
     x1: PyTree,
     x2: PyTree | None,
     metric: PyTree | None,
     outputs: Outputs,
     method: str,
-    groups: Callable[[str], Hashable] | None,
+    labels: tuple[Hashable, ...] | None,
     coupled: bool,
     max_bytes: int,
 ) -> blocks.Block:
-    task = blocks.problem(f, params, x1, metric, groups)
+    task = blocks.problem(f, params, x1, metric)
+    task = task if labels is None else task._replace(labels=labels)
     if coupled and not blocks.is_empty(task, x1, x2):
         return blocks.of_coupled(f, params, task, x1, x1 if x2 is None else x2, outputs)
     way, how = planned(task, x1, x2, outputs, method, max_bytes)
     return tiled(way, x1, x2, how.tile, keep=how.keep)
-
-
-_compiled = jax.jit(_kernel, static_argnums=(0, 5, 6, 7, 8, 9))
-
-
-def _is_hashable(f: Apply) -> bool:
-    try:
-        hash(f)
-    except TypeError:
-        return False
-    return True
 
 
 def _split(kernel: Array, y: PyTree, outputs: Outputs) -> PyTree:
