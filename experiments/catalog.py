@@ -17,6 +17,7 @@ from typing import Any
 import experiments
 
 SCALES = ("smoke", "quick", "paper")
+"""Those that every experiment has; some also have a scale "tour", for `on_tour`."""
 
 _DEFINES = {"Config", "run", "verdict", "plot"}
 _TAG = re.compile(r"\[(S\d+\.\d+[^\]]*)\]")
@@ -46,20 +47,22 @@ class Experiment:
     claim   the docstring's first line, without source and tag
     source  the rest of the docstring: theorem, what is measured and why
     tags    items of the source texts' inventory, as S0.57
+    on_tour whether the module defines a TOUR = Config(...) of some ten seconds
     """
 
     name: str
     claim: str
     source: str
     tags: tuple[str, ...]
+    on_tour: bool = False
 
     def load(self) -> ModuleType:
         """The imported module, which has all that an experiment needs.
 
-        Errors: ValueError if SMOKE or PAPER is missing or is no Config.
+        Errors: ValueError if SMOKE or PAPER is missing, or one of them or TOUR is no Config.
         """
         module = importlib.import_module(f"experiments.{self.name}")
-        for scale in ("SMOKE", "PAPER"):
+        for scale in ("SMOKE", "PAPER", "TOUR")[: 2 + self.on_tour]:
             if not isinstance(getattr(module, scale, None), module.Config):
                 raise ValueError(f"experiments/{self.name}.py defines no {scale} = Config(...)")
         return module
@@ -71,8 +74,10 @@ class Experiment:
         """
         module = self.load()
         configs = {"smoke": module.SMOKE, "quick": module.Config(), "paper": module.PAPER}
+        if self.on_tour:
+            configs["tour"] = module.TOUR
         if scale not in configs:
-            raise UnknownName("scale", scale, SCALES)
+            raise UnknownName("scale", scale, configs)
         return configs[scale]
 
 
@@ -82,7 +87,8 @@ def catalog() -> dict[str, Experiment]:
     for path in (file for folder in experiments.__path__ for file in Path(folder).glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         if _defined(tree) >= _DEFINES:
-            found[path.stem] = _described(path.stem, ast.get_docstring(tree) or "")
+            docstring = ast.get_docstring(tree) or ""
+            found[path.stem] = _described(path.stem, docstring, "TOUR" in _assigned(tree))
     return dict(sorted(found.items()))
 
 
@@ -102,9 +108,15 @@ def _defined(tree: ast.Module) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
-def _described(name: str, docstring: str) -> Experiment:
+def _assigned(tree: ast.Module) -> set[str]:
+    assignments = (node for node in tree.body if isinstance(node, ast.Assign))
+    targets = (target for node in assignments for target in node.targets)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _described(name: str, docstring: str, on_tour: bool = False) -> Experiment:
     tags = tuple(tag.strip() for group in _TAG.findall(docstring) for tag in group.split(","))
     first, _, rest = _TAG.sub("", docstring).strip().partition("\n")
     claim, _, beside = first.partition("  ")
     source = " ".join(f"{beside} {rest}".split())
-    return Experiment(name, claim.strip(), source, tags)
+    return Experiment(name, claim.strip(), source, tags, on_tour)

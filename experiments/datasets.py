@@ -42,6 +42,13 @@ class Dataset(NamedTuple):
     y_test: np.ndarray
 
 
+DOWNLOADS = {
+    "mnist": ("MNIST", "its four *-ubyte.gz"),
+    "cifar10": ("CIFAR-10", "cifar-10-binary.tar.gz"),
+}
+"""The names and files, by folder, of what may have to be downloaded: 12 MB and 170 MB."""
+
+
 class DataMissing(RuntimeError):
     """A data set that is not on this machine and could not be downloaded."""
 
@@ -219,12 +226,11 @@ def _fetched(folder: str, name: str, url: str, sha256: str) -> Path:
 
     try:
         found = pooch.retrieve(url, f"sha256:{sha256}", fname=name, path=_cache() / folder)
-    except OSError as error:  # what pooch raises where there is no network
-        given = os.environ.get("JAXNN_DATA")
-        where = f"in JAXNN_DATA={given}" if given else "at hand (JAXNN_DATA is not set)"
+    except (OSError, ValueError) as error:  # no network, or a page of its gatekeeper instead
+        title, files = DOWNLOADS[folder]
         raise DataMissing(
-            f"{folder}/{name} is not {where} and could not be downloaded from {url}: {error}. "
-            f"Put the file into a folder {folder} and set JAXNN_DATA to the folder above."
+            f"{title} is not there and {url} cannot be downloaded; put {files} into "
+            f"{_cache() / folder}, or into FOLDER/{folder} and set JAXNN_DATA to FOLDER"
         ) from error
     return Path(found)
 

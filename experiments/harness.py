@@ -14,11 +14,10 @@ import jax
 import jax.monitoring
 
 from experiments.catalog import Experiment
+from experiments.datasets import DataMissing
 from experiments.records import Record, as_arrays, peak_memory
 from experiments.verdicts import Verdict
 from jaxnn.errors import invalid
-
-SEED = 0
 
 _listener: ContextVar[Callable[[float, float], None] | None] = ContextVar("listener", default=None)
 
@@ -43,14 +42,16 @@ def progress_to(listener: Callable[[float, float], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
-def perform(experiment: Experiment, scale: str, config: Any = None) -> Record:
+def perform(experiment: Experiment, scale: str, config: Any = None, *, seed: int = 0) -> Record:
     """Run and judge an experiment; what it raises becomes the record's `error`.
 
-    `config` replaces the scale's. Whatever the process is set to, the run is in float64 where the
-    module says PRECISION = "float64" and in float32 otherwise, and matrix products are in full
-    precision: an accelerator's default would round their factors.
+    Missing data are no error: the record says so in `skipped`.
+
+    `config` replaces the scale's, and `seed` chooses the key. Whatever the process is set to, the
+    run is in float64 where the module says PRECISION = "float64" and in float32 otherwise, and
+    matrix products are in full precision: an accelerator's default would round their factors.
     """
-    precision, verdicts, error = "float32", (), None
+    precision, verdicts, error, skipped = "float32", (), None, None
     metrics = {}
     start, compilation = time.perf_counter(), [0.0]
     try:
@@ -60,9 +61,12 @@ def perform(experiment: Experiment, scale: str, config: Any = None) -> Record:
         with _precision(precision):
             with _compilation_time() as compilation, _stoppable():
                 start = time.perf_counter()
-                metrics = as_arrays(module.run(config, jax.random.key(SEED)))
+                metrics = as_arrays(module.run(config, jax.random.key(seed)))
                 seconds = time.perf_counter() - start
             verdicts = _judged(module.verdict(config, metrics))
+    except DataMissing as missing:
+        seconds = time.perf_counter() - start
+        skipped = str(missing)
     except Exception:
         seconds = time.perf_counter() - start
         error = traceback.format_exc()
@@ -73,11 +77,13 @@ def perform(experiment: Experiment, scale: str, config: Any = None) -> Record:
         metrics=metrics,
         verdicts=verdicts,
         error=error,
+        skipped=skipped,
         dtype=precision,
         device=jax.devices()[0].device_kind,
         seconds=seconds,
         compile_seconds=sum(compilation),
         peak_memory=peak_memory(),
+        seed=seed,
     )
 
 
@@ -103,8 +109,8 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt
+        if pressed:  # whatever it became on its way through a compiled program
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def draw(module: ModuleType, record: Record, folder: Path) -> Path:
     Errors: UnusableRecord where the run left no metrics, or its config is not of today's Config.
     """
     if not record.metrics:
-        raise UnusableRecord(record.name, "no metrics, as the run raised an exception")
+        why = "was skipped" if record.skipped is not None else "raised an exception"
+        raise UnusableRecord(record.name, f"no metrics, as the run {why}")
     try:
         config = module.Config(**record.config)
     except TypeError as error:

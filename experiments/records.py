@@ -29,11 +29,13 @@ from jaxnn.errors import invalid
 class Record:
     """One run of one experiment: what it was given, what it measured, where and at what cost.
 
-    scale           smoke, quick, paper, or custom where fields were changed
+    scale           tour, smoke, quick, paper, or custom where fields were changed
     error           the exception that ended the run, None if there was none
     commit, dirty   of the source tree; None outside git
     compile_seconds the part of `seconds` that XLA spent compiling
     peak_memory     bytes of host memory, the highest of the process so far
+    seed            of the run's random key
+    skipped         which data were missing, None if none were
     """
 
     name: str
@@ -47,6 +49,8 @@ class Record:
     seconds: float
     compile_seconds: float
     peak_memory: int | None
+    seed: int = 0
+    skipped: str | None = None
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     commit: str | None = field(default_factory=lambda: source_state()[0])
     dirty: bool | None = field(default_factory=lambda: source_state()[1])
@@ -54,9 +58,11 @@ class Record:
 
     @property
     def status(self) -> str:
-        """One word for the run: error, or the worst of its verdicts."""
+        """One word for the run: error, skipped, or the worst of its verdicts."""
         if self.error is not None:
             return "error"
+        if self.skipped is not None:
+            return "skipped"
         found = {verdict.status for verdict in self.verdicts}
         return next(status for status in ("fails", "inconclusive", "holds") if status in found)
 

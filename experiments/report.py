@@ -5,13 +5,13 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.catalog import Experiment
+from experiments.catalog import Experiment, UnusableRecord
 from experiments.records import Record, load, write
 from experiments.verdicts import Status, Verdict
 
@@ -41,6 +41,13 @@ class Entry(NamedTuple):
     png: bytes | None
 
 
+class Page(NamedTuple):
+    """Where a page was written, and why some records are not on it."""
+
+    path: Path
+    unusable: list[str]
+
+
 def chapter(experiment: Experiment) -> str:
     """The title of the chapter that the experiment's first tag belongs to."""
     match = re.match(r"(S\d+)\.(\d+)", (experiment.tags or ("",))[0])  # S1.31 of "S1.31-38"
@@ -48,26 +55,38 @@ def chapter(experiment: Experiment) -> str:
     return next(title for name, last, title in CHAPTERS if name in (source, "") and item <= last)
 
 
-def collect(catalog: Iterable[Experiment], folder: Path) -> list[Entry]:
-    """The experiments that have a record in `folder`, by chapter and name."""
-    entries = []
-    for experiment in catalog:
+def in_order(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Experiments by chapter and name."""
+    titles = [title for _, _, title in CHAPTERS]
+    return sorted(experiments, key=lambda each: (titles.index(chapter(each)), each.name))
+
+
+def collect(catalog: Iterable[Experiment], folder: Path) -> tuple[list[Entry], list[str]]:
+    """The experiments that have a record in `folder`, and why some records cannot be read."""
+    entries, unusable = [], []
+    for experiment in in_order(catalog):
         record, png = folder / f"{experiment.name}.json", folder / f"{experiment.name}.png"
         if record.exists():
             picture = png.read_bytes() if png.exists() else None
-            entries.append(Entry(experiment, load(record), picture))
-    titles = [title for _, _, title in CHAPTERS]
-    return sorted(entries, key=lambda e: (titles.index(chapter(e.experiment)), e.experiment.name))
+            try:
+                entries.append(Entry(experiment, load(record), picture))
+            except UnusableRecord as error:
+                unusable.append(str(error))
+    return entries, unusable
 
 
-def write_page(catalog: Iterable[Experiment], folder: Path) -> Path:
-    """Write `folder`/index.html from the records and pictures in it; return its path."""
+def write_page(catalog: Iterable[Experiment], folder: Path) -> Page:
+    """Write `folder`/index.html from the records and pictures in it.
+
+    A record that cannot be read leaves the others on the page, and a line about itself.
+    """
+    entries, unusable = collect(catalog, folder)
     path = folder / "index.html"
-    write(path, page(collect(catalog, folder)).encode())
-    return path
+    write(path, page(entries, unusable).encode())
+    return Page(path, unusable)
 
 
-def page(entries: list[Entry]) -> str:
+def page(entries: list[Entry], unusable: Sequence[str] = ()) -> str:
     """The page, which needs nothing from outside: style and pictures are in it."""
     chapters = [
         (title, list(group))
@@ -85,6 +104,7 @@ def page(entries: list[Entry]) -> str:
     return _PAGE.format(
         style=_STYLE,
         summary=_summary(entries),
+        notes="".join(f"<p>{escape(note)}</p>" for note in unusable),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         rows=rows,
         sections=sections,
@@ -118,9 +138,8 @@ def error_line(record: Record) -> str:
 def _summary(entries: list[Entry]) -> str:
     verdicts = Counter(verdict.status for entry in entries for verdict in entry.record.verdicts)
     found = [f"{verdicts[s]} {_status(s)}" for s in STATUSES if verdicts[s]]
-    errors = sum(entry.record.error is not None for entry in entries)
-    if errors:
-        found.append(f"{errors} {_status('error')}")
+    ended = Counter(entry.record.status for entry in entries)
+    found += [f"{ended[s]} {_status(s)}" for s in ("error", "skipped") if ended[s]]
     return f"{len(entries)} experiments, {verdicts.total()} verdicts: {', '.join(found) or 'none'}"
 
 
@@ -131,9 +150,9 @@ def _rows(entry: Entry) -> str:
         f"<td>{measured(v)}</td><td>{_status(v.status)}</td>"
         for v in record.verdicts
     ]
-    if record.error is not None:
-        message = escape(error_line(record))
-        rows.append(f'<td colspan="3">{message}</td><td>{_status("error")}</td>')
+    if record.status in ("error", "skipped"):
+        message = escape(record.skipped or error_line(record))
+        rows.append(f'<td colspan="3">{message}</td><td>{_status(record.status)}</td>')
     head = f'<th scope="row" rowspan="{len(rows)}"><a href="#{name}">{name}</a></th>'
     return "".join(f"<tr>{head if row is rows[0] else ''}{row}</tr>" for row in rows)
 
@@ -167,7 +186,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     versions = ", ".join(f"{package} {v}" for package, v in record.versions.items() if v)
     commit = (record.commit or "none")[:12] + (" with uncommitted changes" if record.dirty else "")
     return [
-        ("scale", record.scale),
+        ("scale", f"{record.scale}, seed {record.seed}"),
         ("config", config or "no fields"),
         ("time", f"{record.seconds:.1f} s, {record.compile_seconds:.1f} s of it compiling"),
         ("memory", f"{memory} at the process's peak"),
@@ -204,9 +223,10 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .6rem;
 tr.chapter th { padding-top: 1.2rem; font-family: Georgia, "DejaVu Serif", serif;
   font-size: 1rem; }
 tbody th { font-weight: normal; } td { font-variant-numeric: tabular-nums; }
-.holds, .fails, .inconclusive, .error { font-weight: 600; font-size: .85rem; }
+.holds, .fails, .inconclusive, .error, .skipped { font-weight: 600; font-size: .85rem; }
 .holds { color: var(--holds); } .fails { color: var(--fails); }
 .inconclusive { color: var(--inconclusive); } .error { color: var(--error); }
+.skipped { color: var(--soft); }
 img { display: block; max-width: 100%; margin: 1rem 0; padding: .5rem; background: #fff;
   box-sizing: border-box; border: 1px solid var(--line); border-radius: 4px; }
 article { margin-bottom: 2.5rem; } ul { padding-left: 1.2rem; columns: 2 24rem; }
@@ -225,7 +245,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>Theory beside measurement</h1><p>{summary}. Written {date}.</p></header>
+<header><h1>Theory beside measurement</h1><p>{summary}. Written {date}.</p>{notes}</header>
 <div class="table"><table>
 <thead><tr><th scope="col">experiment</th><th scope="col">claim</th><th scope="col">predicted</th>
 <th scope="col">measured</th><th scope="col">verdict</th></tr></thead>

@@ -154,10 +154,17 @@ def sphere(config, key):
     unit = lambda x: x / jnp.linalg.norm(x)
     energy = lambda x: 0.5 * unit(x) @ (matrix @ unit(x))
 
-    def newton(x, _):
-        # Newton's method on the sphere, the Rayleigh quotient iteration: it ends at any of them.
-        new = unit(jnp.linalg.solve(matrix - 2 * energy(x) * jnp.eye(n), x))
-        return jnp.where(jnp.all(jnp.isfinite(new)), new, x), None
+    def toward(shift, x):
+        # Which of ±new the solution has depends on rounding at an eigenvector: keep x's side.
+        new = unit(jnp.linalg.solve(matrix - shift * jnp.eye(n), x))
+        return jnp.where(jnp.all(jnp.isfinite(new)), jnp.copysign(1.0, new @ x) * new, x)
+
+    def search(shift, x):
+        # Newton's method on the sphere, the Rayleigh quotient iteration, ends at any of them. Its
+        # basins at both ends of the spectrum hold 1 start in 500, so that its first step is toward
+        # the eigenvalues near a given number.
+        newton = lambda x, _: (toward(2 * energy(x), x), None)
+        return jax.lax.scan(newton, toward(shift, x), None, length=20)[0]
 
     def ends(matrix, x):
         step = lambda _, x: unit(x - 0.25 * (matrix @ x))
@@ -166,7 +173,10 @@ def sphere(config, key):
 
     x = jax.vmap(unit)(jax.random.normal(start_key, (config.sphere_starts, n)))
     points = jnp.concatenate([turn.T, -turn.T])
-    found = jax.jit(jax.vmap(lambda x: jax.lax.scan(newton, x, None, length=20)[0]))(x)
+    largest = jnp.linalg.norm(matrix, ord=jnp.inf)
+    shifts = jnp.linspace(-largest, largest, config.sphere_starts)
+    both_sides = lambda shift, x: jnp.stack([search(shift, x), search(shift, -x)])
+    found = jax.jit(jax.vmap(both_sides))(shifts, x).reshape(-1, n)
     near = found @ points.T > 1 - 1e-9
     below = lambda x: jnp.sum(jnp.linalg.eigvalsh(jax.hessian(energy)(x)) < -1e-8)
     return {

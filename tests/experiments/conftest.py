@@ -1,13 +1,14 @@
 """A folder of made-up experiments in the place of the real ones."""
 
 import importlib
+import signal
 import sys
 import textwrap
 
 import pytest
 
 import experiments
-from experiments import catalog, display, harness, pictures, records, report, verdicts  # noqa: F401
+from experiments import catalog, display, harness, pictures, records, report, session, verdicts  # noqa: F401
 
 MODULE = '''
 """{claim}  Somebody (1999), theorem 1.
@@ -24,9 +25,6 @@ import numpy as np
 from experiments.harness import report_progress
 from experiments.verdicts import identity
 
-{constants}
-
-
 @dataclass(frozen=True)
 class Config:
     n: int = 3
@@ -35,6 +33,7 @@ class Config:
 
 SMOKE = Config(n=1)
 PAPER = Config(n=100)
+{constants}
 
 
 def run(config, key):
@@ -89,3 +88,14 @@ def make(tmp_path, monkeypatch):
     for name in made:
         sys.modules.pop(f"experiments.{name}", None)
         experiments.__dict__.pop(name, None)
+
+
+@pytest.fixture
+def default_sigint():
+    """Python's own handler of Ctrl-C, also where the suite runs in a script's background.
+
+    There SIGINT is ignored, and Python installs no handler for an ignored signal.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

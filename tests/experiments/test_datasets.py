@@ -190,17 +190,21 @@ def test_what_is_missing_is_downloaded_by_its_checksum_and_found_again(nowhere, 
     assert datasets._local("mnist", "a.gz") == path
 
 
-def test_data_that_cannot_be_had_says_what_to_do(nowhere, monkeypatch):
+@pytest.mark.parametrize("error", [ConnectionError("no network"), ValueError("another SHA-256")])
+def test_data_that_cannot_be_had_say_what_to_do(nowhere, monkeypatch, error):
     import pooch
 
     def retrieve(*_, **__):
-        raise ConnectionError("no network")
+        raise error
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    for load, name in ((datasets.mnist, "mnist/train-images"), (datasets.cifar10, "cifar10/cifar")):
+    files = (datasets.mnist, "MNIST", "its four"), (datasets.cifar10, "CIFAR-10", "cifar-10-b")
+    for load, title, name in files:
         assert not datasets.at_hand(load)
-        with pytest.raises(datasets.DataMissing, match=f"{name}.*no network.*set JAXNN_DATA"):
+        told = f"^{title} is not there and http.*; put {name}.*/{load.__name__}.* set JAXNN_DATA"
+        with pytest.raises(datasets.DataMissing, match=told) as missing:
             load()
+        assert len(str(missing.value).splitlines()) == 1
     assert not os.listdir(nowhere)
 
 

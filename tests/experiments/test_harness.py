@@ -216,7 +216,7 @@ def test_an_experiment_reports_progress(make):
         "raise KeyboardInterrupt",
     ],
 )
-def test_ctrl_c_ends_a_run_also_where_something_inside_catches_it(make, run):
+def test_ctrl_c_ends_a_run_also_where_something_inside_catches_it(make, run, default_sigint):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         perform(make("alpha", run=run), "quick")

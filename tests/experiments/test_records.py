@@ -84,6 +84,7 @@ def test_the_file_is_json_in_the_strict_sense(tmp_path):
     }
     expected = {"name", "scale", "config", "metrics", "verdicts", "error", "commit", "dirty"}
     expected |= {"versions", "device", "dtype", "seconds", "compile_seconds", "peak_memory", "date"}
+    expected |= {"seed", "skipped"}
     assert content.keys() == expected
     assert content["versions"].keys() == {"python", "jax", "jaxlib", "numpy", "jaxnn", "optax"}
 

@@ -46,8 +46,9 @@ def measured_page(experiments, folder):
         records.save(record, folder)
         if record.metrics:
             pictures.draw(experiment.load(), record, folder)
-    path = report.write_page(catalog.catalog().values(), folder)
-    return path.read_text()
+    page = report.write_page(catalog.catalog().values(), folder)
+    assert page.unusable == []
+    return page.path.read_text()
 
 
 def pixels(png):
