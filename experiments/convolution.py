@@ -42,6 +42,7 @@ class Config:
 
 
 SMOKE = Config(features=3, seeds=2)
+TOUR = Config(features=3, seeds=4)
 PAPER = Config(features=16, seeds=64)
 
 

@@ -31,6 +31,7 @@ class Config:
 
 
 SMOKE = Config(width=1024, seeds=2, steps=100)
+TOUR = Config(width=2048, seeds=4)
 PAPER = Config(width=16384, seeds=32, examples=64, steps=1000)
 
 

@@ -37,6 +37,7 @@ class Config:
 
 
 SMOKE = Config(barriers=(4.0, 5.5, 7.0), escapes=64.0)
+TOUR = Config(barriers=(4.0, 5.5, 7.0), escapes=64.0)
 PAPER = Config(barriers=(4.0, 5.0, 6.0, 7.0, 8.0, 9.0), learning_rate=0.002, runs=64, walkers=1024)
 
 

@@ -29,6 +29,7 @@ class Config:
 
 
 SMOKE = Config(inputs=16, draws=1200)
+TOUR = Config()
 PAPER = Config(draws=100_000)
 
 

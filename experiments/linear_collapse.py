@@ -28,6 +28,7 @@ class Config:
 
 
 SMOKE = Config(depths=(2, 4), widths=(16,), seeds=2)
+TOUR = Config(depths=(2, 8), widths=(16,), seeds=4)
 PAPER = Config(depths=(2, 4, 8, 16, 32, 64), widths=(16, 64, 256), seeds=64)
 
 

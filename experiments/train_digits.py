@@ -30,6 +30,7 @@ class Config:
 
 
 SMOKE = Config(steps=600, seeds=1)
+TOUR = Config(steps=600, seeds=1)
 PAPER = Config(hidden=(512, 256), steps=5000, seeds=16)
 
 

@@ -33,7 +33,7 @@ class Config:
     learning_rate: float = 0.1
 
 
-SMOKE = PAPER = Config()
+SMOKE = PAPER = TOUR = Config()
 
 
 def neuron(learning_rate):
