@@ -38,6 +38,7 @@ class Config:
 
 
 SMOKE = Config(dimensions=3, starts=300, pairs=2000)
+TOUR = Config(dimensions=3, starts=300, pairs=2000)
 PAPER = Config(dimensions=6, starts=20_000, pairs=1_000_000)
 
 

@@ -33,6 +33,7 @@ class Config:
 
 
 SMOKE = Config(widths=(4, 16), depths=(1,), examples=16)
+TOUR = Config(widths=(4, 16), depths=(1,), examples=16)
 PAPER = Config(widths=(4, 10, 16, 32), depths=(1, 2, 3, 4), examples=64)
 
 

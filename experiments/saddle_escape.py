@@ -41,6 +41,7 @@ class Config:
 
 
 SMOKE = Config(starts=60, units=2, examples=80)
+TOUR = Config(starts=100, units=2, examples=80)
 PAPER = Config(100, starts=2000, units=8, examples=360, sphere_starts=5000)
 
 
