@@ -7,17 +7,18 @@ from jaxnn.kernels.comparison import (
     ntk_trajectory,
     relative_change,
 )
+from jaxnn.kernels.dense_solves import Solution, solve
 from jaxnn.kernels.dynamics import linearize, taylor
 from jaxnn.kernels.empirical import nngp, ntk, ntk_operator, plan
+from jaxnn.kernels.ensemble import Ensemble, ensemble_predictor, ntk_ensemble
 from jaxnn.kernels.flow import (
     Trained,
     gradient_descent,
     gradient_flow,
-    ntk_ensemble,
     trained_parameters,
 )
 from jaxnn.kernels.iterative import pivoted_cholesky, solve_iteratively
-from jaxnn.kernels.modes import Modes, Solution, eigenmodes, max_learning_rate, solve
+from jaxnn.kernels.modes import Modes, eigenmodes, max_learning_rate
 from jaxnn.kernels.ode import Solved, gradient_flow_of_loss, integrate
 from jaxnn.kernels.planning import Plan
 from jaxnn.kernels.regression import (
@@ -30,6 +31,7 @@ from jaxnn.kernels.sampling import MonteCarlo, monte_carlo
 from jaxnn.kernels.wide import infinite
 
 __all__ = [
+    "Ensemble",
     "Modes",
     "MonteCarlo",
     "Plan",
@@ -42,6 +44,7 @@ __all__ = [
     "class_targets",
     "effective_rank",
     "eigenmodes",
+    "ensemble_predictor",
     "gp_posterior",
     "gradient_descent",
     "gradient_flow",

@@ -5,17 +5,23 @@ On L = ½ Σ‖f - y‖² every method keeps θ_t = θ₀ - Jᵀ α_t(Θ)(f₀ -
 eigenvalue alone; all that differs is α_t. Of the mean over N examples divide the rate by N.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from jaxnn import linalg, tree
-from jaxnn.errors import invalid
-from jaxnn.kernels.modes import Modes, as_matrix, eigenmodes
+from jaxnn.errors import concrete, invalid, is_traced, require_between
+from jaxnn.kernels.modes import as_matrix, decomposed, real_arrays, regularized, square
+from jaxnn.kernels.spectral import DESCENT, FLOW, Descent, SpectralFunction, applied
+from jaxnn.linalg.vectors import dot
 from jaxnn.types import Apply, Array, ArrayLike, Params
+
+# Numbers of steps that are traced floating-point numbers count up to 2**64; then they are infinite.
+LARGEST_BITS = 64
 
 
 class Trained(NamedTuple):
@@ -24,7 +30,7 @@ class Trained(NamedTuple):
     train         (N, ...) as the targets
     test          (M, ...) or None
     coefficients  α_t(Θ)(f₀ - y), as the targets: θ_t = θ₀ - Jᵀ coefficients
-    rank          of Θ: beyond it nothing is ever learned
+    rank          of Θ, with its ridge: beyond it nothing is ever learned
     """
 
     train: Float[Array, "N ..."]
@@ -34,24 +40,31 @@ class Trained(NamedTuple):
 
 
 def gradient_flow(
-    kernel: Float[Array, "N N ..."],
-    y: Float[Array, "N ..."],
+    kernel: Shaped[Array, "N N ..."],
+    y: Shaped[Array, "N ..."],
     t: ArrayLike,
     *,
-    outputs: Float[Array, "N ..."] | None = None,
-    cross: Float[Array, "M N ..."] | None = None,
-    test_outputs: Float[Array, "M ..."] | None = None,
+    outputs: Shaped[Array, "N ..."] | None = None,
+    cross: Shaped[Array, "M N ..."] | None = None,
+    test_outputs: Shaped[Array, "M ..."] | None = None,
+    noise: ArrayLike = 0.0,
+    diag_reg: ArrayLike = 0.0,
 ) -> Trained:
     """The solution of df/dt = -Θ(f - y) at the time t, which may be ∞.
 
         f_t = y + e^{-Θt}(f₀ - y),   f_t* = f₀* - Θ_* Θ⁻¹(1 - e^{-Θt})(f₀ - y)
 
-    `outputs` f₀ and `test_outputs` f₀* are 0 unless given; `cross` is Θ_*, the kernel of test with
+    `outputs` f₀ and `test_outputs` f₀* are 0 by default; `cross` is Θ_*, the kernel of test with
     training inputs. Kernels are (N, N), acting on every output alike, or (N, N, O, O). At t = ∞ a
     singular Θ gives the solution of least norm from θ₀. Times may be vmapped: the eigenmodes are
     computed once.
 
-    Errors: shapes that do not fit.
+    `noise` adds the ridge ½ noise ‖θ - θ₀‖² to the error, which replaces Θ by Θ + noise·I in
+    θ_t = θ₀ - Jᵀ α_t(Θ)(f₀ - y); `diag_reg` is a ridge in units of the mean diagonal of Θ, as in
+    neural-tangents. Derivatives exist at equal and zero eigenvalues too. A negative traced time or
+    noise gives NaN.
+
+    Errors: shapes that do not fit, a negative time or noise, complex numbers.
 
     Source: Jacot, Gabriel & Hongler (2018), section 5; Lee et al. (2019), equations 8 and 9.
 
@@ -59,65 +72,49 @@ def gradient_flow(
     >>> gradient_flow(jnp.array([[2.0]]), jnp.array([1.0]), 0.5 * math.log(2.0)).train
     Array([0.5], dtype=float32)
     """
-
-    def displacement(modes: Modes) -> Array:
-        time = jnp.asarray(t, modes.eigenvalues.dtype)
-        values = modes.eigenvalues
-        positive = values > 0
-        safe = jnp.where(positive, values, 1.0)
-        finite = jnp.where(jnp.isfinite(time), time, 0.0)
-        # (1 - e^{-λt})/λ, which is t where λ is 0.
-        now = jnp.where(positive, -jnp.expm1(-safe * finite) / safe, finite)
-        return jnp.where(jnp.isfinite(time), now, modes.inverses())
-
-    return _trained(displacement, kernel, y, outputs, cross, test_outputs)
+    time = checked_time("gradient_flow", t)
+    arrays = (kernel, y, outputs, cross, test_outputs)
+    return _trained("gradient_flow", FLOW, time, arrays, noise, diag_reg)
 
 
 def gradient_descent(
-    kernel: Float[Array, "N N ..."],
-    y: Float[Array, "N ..."],
+    kernel: Shaped[Array, "N N ..."],
+    y: Shaped[Array, "N ..."],
     steps: ArrayLike,
     *,
     learning_rate: ArrayLike,
     momentum: ArrayLike = 0.0,
-    outputs: Float[Array, "N ..."] | None = None,
-    cross: Float[Array, "M N ..."] | None = None,
-    test_outputs: Float[Array, "M ..."] | None = None,
+    outputs: Shaped[Array, "N ..."] | None = None,
+    cross: Shaped[Array, "M N ..."] | None = None,
+    test_outputs: Shaped[Array, "M ..."] | None = None,
+    noise: ArrayLike = 0.0,
+    diag_reg: ArrayLike = 0.0,
 ) -> Trained:
     """The linear model after a number of steps of gradient descent, with a heavy ball's momentum.
 
         v ← μv + ∇L,   θ ← θ - ηv,  so that  α_{k+1} = α_k + μ(α_k - α_{k-1}) + η(1 - λα_k)
 
-    from α₀ = α₋₁ = 0. The cost grows as ln(steps). Arguments and results are else those of
-    `gradient_flow`. It diverges beyond `max_learning_rate(kernel, momentum=μ)`.
+    from α₀ = α₋₁ = 0. The cost grows as ln(steps), an integer of any size or ∞. The other
+    arguments and results are those of `gradient_flow`. Descent diverges beyond
+    `max_learning_rate(kernel, momentum=μ)`: after infinitely many steps it is NaN there. Traced
+    steps that are negative or not whole give NaN, and traced floats above 2⁶⁴ count as ∞.
 
-    Errors: shapes that do not fit.
+    Errors: shapes that do not fit, steps that are negative or not whole, a negative learning rate
+    or noise, a momentum outside [0, 1), complex numbers.
 
     Source: Polyak (1964), equation 9; Lee et al. (2019), appendix D.
 
     >>> gradient_descent(jnp.array([[2.0]]), jnp.array([1.0]), 2, learning_rate=0.25).train
     Array([0.75], dtype=float32)
     """
-
-    def displacement(modes: Modes) -> Array:
-        values = modes.eigenvalues
-        rate, mu = (jnp.asarray(z, values.dtype) for z in (learning_rate, momentum))
-        one, zero = jnp.ones_like(values), jnp.zeros_like(values)
-        # (α_k, α_{k-1}, 1) ↦ (α_{k+1}, α_k, 1), to the power of `steps` by squaring.
-        rows = [(1.0 + mu - rate * values, -mu * one, rate * one), (one, zero, zero)]
-        step = jnp.stack([jnp.stack(r) for r in (*rows, (zero, zero, one))])
-        start = jnp.stack([zero, zero, one])
-
-        def bit(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            left, power, vector = state
-            moved = jnp.einsum("abn,bn->an", power, vector)
-            vector = jnp.where(left % 2 == 1, moved, vector)
-            return left // 2, jnp.einsum("abn,bcn->acn", power, power), vector
-
-        state = jnp.asarray(steps, jnp.int32), step, start
-        return lax.while_loop(lambda s: s[0] > 0, bit, state)[2][0]
-
-    return _trained(displacement, kernel, y, outputs, cross, test_outputs)
+    remedy = "Beyond max_learning_rate(kernel) gradient descent diverges."
+    _require_scalar("gradient_descent(learning_rate)", learning_rate, float("inf"), remedy)
+    remedy = "It is the share of a step that the next one keeps."
+    _require_scalar("gradient_descent(momentum)", momentum, 1.0, remedy)
+    bits, infinite = _bits(steps)
+    parameters = Descent(*map(jnp.asarray, (bits, infinite, learning_rate, momentum)))
+    arrays = (kernel, y, outputs, cross, test_outputs)
+    return _trained("gradient_descent", DESCENT, parameters, arrays, noise, diag_reg)
 
 
 def trained_parameters(f: Apply, params: Params, x: Array, coefficients: Array) -> Params:
@@ -136,69 +133,117 @@ def trained_parameters(f: Apply, params: Params, x: Array, coefficients: Array) 
     return tree.sub(params, jacobian.T @ coefficients)
 
 
-def ntk_ensemble(
-    nngp: Float[Array, "N N"],
-    ntk: Float[Array, "N N"],
-    y: Float[Array, "N ..."],
-    t: ArrayLike,
-    *,
-    cross_nngp: Float[Array, "M N"],
-    cross_ntk: Float[Array, "M N"],
-    own_nngp: Float[Array, "M M"],
-) -> tuple[Float[Array, "M ..."], Float[Array, "M M"]]:
-    """Mean and covariance, over initializations, of infinitely wide networks trained for a time t.
+def checked_time(caller: str, t: ArrayLike) -> Array:
+    """The time as an array; NaN for a traced one below 0.
 
-        mean = A y,   covariance = K_** + A K Aᵀ - A K_*ᵀ - K_* Aᵀ,   A = Θ_* Θ⁻¹(1 - e^{-Θt})
+    Errors: times that are negative or no single number.
 
-    K and Θ are the NNGP and tangent kernels; t may be ∞.
-
-    Errors: shapes that do not fit.
-
-    Source: Lee et al. (2019), equations 14 and 15.
-
-    >>> k = jnp.eye(2)
-    >>> mean, covariance = ntk_ensemble(k, k, jnp.ones(2), jnp.inf,
-    ...                                 cross_nngp=k, cross_ntk=k, own_nngp=k)
-    >>> mean, bool(jnp.all(abs(covariance) < 1e-6))
-    (Array([1., 1.], dtype=float32), True)
+    >>> checked_time("gradient_flow", 2)
+    Array(2., dtype=float32)
     """
-    eye = jnp.eye(len(ntk), dtype=ntk.dtype)
-    hat = gradient_flow(ntk, eye, t, cross=cross_ntk).test
-    assert hat is not None
-    mixed = hat @ cross_nngp.T
-    mean = (hat @ y.reshape(len(y), -1)).reshape(len(hat), *y.shape[1:])
-    return mean, own_nngp + hat @ nngp @ hat.T - mixed - mixed.T
+    remedy = "Training starts at t = 0; use jax.vmap for several times."
+    _require_scalar(f"{caller}(t)", t, float("inf"), remedy, closed=True)
+    time = jnp.asarray(t, None if jnp.issubdtype(jnp.result_type(t), jnp.floating) else float)
+    return jnp.where(time >= 0, time, jnp.nan)
+
+
+def _require_scalar(
+    argument: str, value: ArrayLike, high: float, remedy: str, *, closed: bool = False
+) -> None:
+    if jnp.shape(value) != ():
+        expected = "a number, shape ()"
+        raise invalid(argument, got=f"shape {jnp.shape(value)}", expected=expected, remedy=remedy)
+    require_between(argument, value, 0.0, high, high_open=not closed, remedy=remedy)
+
+
+def _bits(steps: Any) -> tuple[Array | np.ndarray, Array | float]:
+    """The binary digits of the number of steps, lowest first, and `Descent.infinite`."""
+    argument, remedy = "gradient_descent(steps)", "Use jax.vmap for several numbers of steps."
+    if jnp.shape(steps) != ():
+        got = f"shape {jnp.shape(steps)}"
+        raise invalid(argument, got=got, expected="a number, shape ()", remedy=remedy)
+    if not is_traced(steps):
+        number = concrete(steps)
+        if number is None or number < 0 or not (number == float("inf") or number % 1 == 0):
+            raise invalid(argument, got=steps, expected="an integer ≥ 0, or inf", remedy=remedy)
+        if number == float("inf"):
+            return np.zeros(1, np.float32), 1.0
+        count = int(steps)
+        digits = [count >> i & 1 for i in range(max(count.bit_length(), 1))]
+        return np.array(digits, np.float32), 0.0
+    steps = jnp.asarray(steps)
+    if jnp.issubdtype(steps.dtype, jnp.integer):
+        digits = steps >> jnp.arange(jnp.iinfo(steps.dtype).bits, dtype=steps.dtype) & 1
+        return digits.astype(jnp.float32), jnp.where(steps >= 0, 0.0, jnp.nan)
+    infinite = steps >= 2.0**LARGEST_BITS
+    whole = infinite | ((steps >= 0) & (steps % 1 == 0))
+    count = jnp.where(infinite | ~whole, 0.0, steps)
+    digits = jnp.floor(count / 2.0 ** jnp.arange(LARGEST_BITS, dtype=steps.dtype)) % 2.0
+    return digits, jnp.where(whole, infinite.astype(jnp.float32), jnp.nan)
 
 
 def _trained(
-    displacement: Callable[[Modes], Array],
+    caller: str,
+    function: SpectralFunction,
+    parameters: Array | Descent,
+    arrays: tuple[Array | None, ...],
+    noise: ArrayLike,
+    diag_reg: ArrayLike,
+) -> Trained:
+    names = ("kernel", "y", "outputs", "cross", "test_outputs")
+    values, dtype = real_arrays(caller, **dict(zip(names, arrays, strict=True)))
+    _require_fit(caller, *values)
+    kernel, y, outputs, cross, test_outputs = values
+    matrix = square(caller, kernel)
+    regular = regularized(caller, matrix, noise, diag_reg)
+    columns = lambda a: a.reshape(len(a), -1) if kernel.ndim == 2 else a.reshape(-1, 1)
+    error = columns(-y if outputs is None else outputs - y)
+    modes = decomposed(lax.stop_gradient(regular))
+    parameters = jax.tree.map(lambda p: p.astype(error.dtype), parameters)
+    coefficients, residual = applied(function, regular, modes, parameters, error)
+    # 1 - Θα(A) = (1 - Aα(A)) + (A - Θ)α(A), for A = Θ with its ridge.
+    added = jnp.diagonal(regular - matrix)[:, None]
+    ridge = jnp.where(added == 0, 0.0, added * coefficients)  # coefficients may have diverged
+    train = y + (residual + ridge).reshape(y.shape)
+    test = None
+    if cross is not None:
+        change = dot(as_matrix(cross), coefficients).reshape(len(cross), *y.shape[1:])
+        test = (-change if test_outputs is None else test_outputs - change).astype(dtype)
+    coefficients = coefficients.reshape(y.shape).astype(dtype)
+    return Trained(train.astype(dtype), test, coefficients, modes.rank)
+
+
+def _require_fit(
+    caller: str,
     kernel: Array,
     y: Array,
     outputs: Array | None,
     cross: Array | None,
     test_outputs: Array | None,
-) -> Trained:
-    matrix = as_matrix(kernel)
-    n, per_output = len(kernel), kernel.ndim == 2
-    fits = y.shape[0] == n and (per_output or y.size == len(matrix))
+) -> None:
+    n = len(square(caller, kernel))
+    shape = lambda a: None if a is None else a.shape
+    fits = y.ndim > 0 and len(y) == len(kernel) and (kernel.ndim == 2 or y.size == n)
     if not fits or (outputs is not None and outputs.shape != y.shape):
         raise invalid(
             "the targets y, and outputs",
-            got=f"shapes {y.shape} and {None if outputs is None else outputs.shape}",
+            got=f"shapes {y.shape} and {shape(outputs)}",
             expected=f"equal ones that fit a kernel {kernel.shape}",
             remedy="Pass f(params, x) as outputs, or None for zeros.",
         )
-    columns = lambda a: a.reshape(n, -1) if per_output else a.reshape(-1, 1)
-    start = jnp.zeros_like(y) if outputs is None else outputs
-    modes = eigenmodes(matrix)
-    u = modes.eigenvectors
-    alpha = displacement(modes)
-    error = u.T @ columns(start - y)
-    train = columns(y) + u @ ((1.0 - modes.eigenvalues * alpha)[:, None] * error)
-    coefficients = u @ (alpha[:, None] * error)
-    test = None
-    if cross is not None:
-        m = len(cross)
-        change = (as_matrix(cross) @ coefficients).reshape(m, *y.shape[1:])
-        test = (jnp.zeros_like(change) if test_outputs is None else test_outputs) - change
-    return Trained(train.reshape(y.shape), test, coefficients.reshape(y.shape), modes.rank)
+    if cross is not None and (cross.ndim != kernel.ndim or cross.shape[1:] != kernel.shape[1:]):
+        raise invalid(
+            f"{caller}(cross)",
+            got=f"shape {cross.shape}",
+            expected=f"(M, {', '.join(map(str, kernel.shape[1:]))})",
+            remedy="It is the kernel of test inputs (rows) with training inputs (columns).",
+        )
+    if test_outputs is not None and (
+        cross is None or test_outputs.shape != (len(cross), *y.shape[1:])
+    ):
+        raise invalid(
+            f"{caller}(test_outputs)",
+            got=f"shape {test_outputs.shape}, cross of shape {shape(cross)}",
+            expected=f"{('M', *y.shape[1:])} with M the rows of cross".replace("'", ""),
+            remedy="They are f(params, x_test), in the shape of the targets.",
+        )
