@@ -2,15 +2,15 @@
 
 `jax.jit` keeps a compiled program for a function object. A method whose object has changed since,
 or a closure over a variable that has a new value, is the same object and would run the old program.
-A `Snapshot` is the function together with a fingerprint of its trace: the equations, and a digest
-of every array that the function captures. Snapshots with equal fingerprints are equal and share
-compiled programs, also if the functions are different objects; a function that has changed has
-another fingerprint.
+A `Snapshot` is the function together with a fingerprint. That is everything the function reads,
+where all of it is values (`function_state`: closures over numbers, arrays and functions, layers of
+jaxnn, modules that are hashed by their fields, as those of flax.linen). Otherwise, as for a method
+of an object with state, the function is traced in every call, and the fingerprint is the trace: its
+equations, and a digest of every array that it captures. Snapshots with equal fingerprints are equal
+and share compiled programs, also if the functions are different objects.
 """
 
 import functools
-import hashlib
-import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -21,11 +21,13 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxnn.errors import is_traced
+from jaxnn.jaxprs.digests import digest
+from jaxnn.jaxprs.function_state import Identity, UnknownStateError, function_state
 from jaxnn.types import PyTree
 
 
 class Snapshot:
-    """A function that is hashed and compared by what it computed when `snapshot` traced it.
+    """A function that is hashed and compared by what it computed when `snapshot` saw it.
 
     Calls go to `function` as it is now. A function whose trace captures values of an outer trace
     (inside `jit` or `grad`) is equal to no other.
@@ -58,13 +60,12 @@ class Snapshot:
 def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapshot:
     """f as a static argument of `jit`: equal to another snapshot if both compute the same.
 
-    The function is traced at `args` and `keywords`, arrays or `jax.ShapeDtypeStruct`s; nothing is
-    evaluated. Where the trace contains custom derivatives (`jax.custom_jvp`, `jax.custom_vjp`),
-    which it does not show, the derivative of that `order` with respect to the first argument is
-    traced as well: 0 for a function that is only evaluated, 2 for one that is differentiated
-    twice.
-
-    A snapshot as f is traced at these arguments too: it then stands for the function at both.
+    Where the function must be traced, that is at `args` and `keywords`, arrays or
+    `jax.ShapeDtypeStruct`s; nothing is evaluated. If the trace contains custom derivatives
+    (`jax.custom_jvp`, `jax.custom_vjp`), which it does not show, the derivative of that `order`
+    with respect to the first argument is traced as well: 0 for a function that is only evaluated,
+    2 for one that is differentiated twice. A snapshot given as f then stands for the function at
+    these arguments too.
 
     >>> class Net:
     ...     scale = 2.0
@@ -72,7 +73,7 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
     ...         return self.scale * w * x
     >>> net, w, x = Net(), jnp.ones(2), jnp.ones(2)
     >>> before = snapshot(net.apply, w, x)
-    >>> before == snapshot(lambda w, x: 2.0 * w * x, w, x)
+    >>> before == snapshot(net.apply, w, x)
     True
     >>> net.scale = 3.0
     >>> before == snapshot(net.apply, w, x)
@@ -81,11 +82,15 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
     before: tuple = ()
     if isinstance(f, Snapshot):
         f, before = f.function, f.fingerprint
+    try:
+        return Snapshot(f, (function_state(f),))
+    except UnknownStateError:
+        pass
     closed = jax.make_jaxpr(fresh(f))(*args, **keywords)
     traces: list[ClosedJaxpr | None] = [closed]
     if order and args and _has_custom_rules(closed.jaxpr):
         traces.append(_derivative(lambda *a: f(*a, **keywords), order, args))
-    parts = [_Same(object()) if t is None or is_traced(t.consts) else _closed(t) for t in traces]
+    parts = [Identity(object()) if t is None or is_traced(t.consts) else _closed(t) for t in traces]
     return Snapshot(f, (*before, *parts))
 
 
@@ -99,19 +104,6 @@ def fresh(f: Callable) -> Callable:
     (False, Array(0., dtype=float32, weak_type=True))
     """
     return f if isinstance(f, Snapshot) else lambda *args, **keywords: f(*args, **keywords)
-
-
-class _Same:
-    """An object that is equal to itself alone, whatever its own comparison says."""
-
-    def __init__(self, value: object):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
 
 
 def _derivative(f: Callable, order: int, args: tuple) -> ClosedJaxpr | None:
@@ -170,7 +162,7 @@ def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
 
 
 def _closed(closed: ClosedJaxpr) -> Hashable:
-    return _open(closed.jaxpr), tuple(map(_array, closed.consts))
+    return _open(closed.jaxpr), tuple(map(_entries, closed.consts))
 
 
 def _open(jaxpr: Jaxpr) -> Hashable:
@@ -182,7 +174,7 @@ def _open(jaxpr: Jaxpr) -> Hashable:
 
     def read(atoms: Sequence[Any]) -> Hashable:
         return tuple(
-            (atom.aval, _array(atom.val)) if isinstance(atom, Literal) else numbers[atom]
+            (atom.aval, _entries(atom.val)) if isinstance(atom, Literal) else numbers[atom]
             for atom in atoms
         )
 
@@ -214,37 +206,18 @@ def _value(value: Any) -> Hashable:
         case dict():
             return tuple((key, _value(item)) for key, item in value.items())
         case np.ndarray() | jax.Array():
-            return _array(value)
+            return _entries(value)
         case float():
             return value.hex()  # NaN is equal to itself here, and 0.0 differs from -0.0
     try:
         hash(value)
     except TypeError:
-        return _Same(value)
+        return Identity(value)
     return type(value), value
 
 
-_digests: dict[int, tuple[weakref.ref, bytes]] = {}
-"""By id of an array of JAX, which cannot change: the digest of its entries."""
-
-
-def _array(value: Any) -> Hashable:
-    """Type, shape and a digest of the entries of a captured array."""
-    if not isinstance(value, jax.Array):
-        return _digest(np.asarray(value))
-    known = _digests.get(id(value))
-    if known is not None and known[0]() is value:
-        return known[1]
-    data = jax.random.key_data(value) if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else value
-    if not data.is_fully_addressable:
-        return _Same(value)
-    digest = _digest(np.asarray(data), str(value.dtype))
-    number = id(value)
-    _digests[number] = weakref.ref(value, lambda _: _digests.pop(number, None)), digest
-    return digest
-
-
-def _digest(entries: np.ndarray, dtype: str = "") -> bytes:
-    header = f"{dtype} {entries.dtype} {entries.shape}".encode()
-    content = np.ascontiguousarray(entries).reshape(-1).view(np.uint8).data
-    return header + hashlib.blake2b(content, digest_size=16).digest()
+def _entries(array: Any) -> Hashable:
+    try:
+        return digest(array)
+    except ValueError:
+        return Identity(array)
