@@ -9,7 +9,7 @@ import dis
 import functools
 import sys
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -41,8 +41,8 @@ class UnknownStateError(Exception):
     """What a function depends on cannot be told from outside: an object with state of its own."""
 
 
-def function_state(f: Callable) -> Hashable:
-    """A value that is equal for two functions only if both compute the same.
+def function_state(f: Any) -> Hashable:
+    """A value that is equal for two functions, or containers of such, only if they compute alike.
 
     Errors: UnknownStateError, for a function that reads an object without comparison by value.
 
