@@ -18,8 +18,9 @@ from jaxnn.kernels.flow import (
     trained_parameters,
 )
 from jaxnn.kernels.iterative import pivoted_cholesky, solve_iteratively
+from jaxnn.kernels.loss_flow import FlowOfLoss, gradient_flow_of_loss
 from jaxnn.kernels.modes import Modes, eigenmodes, max_learning_rate
-from jaxnn.kernels.ode import Solved, gradient_flow_of_loss, integrate
+from jaxnn.kernels.ode import Solved, integrate
 from jaxnn.kernels.planning import Plan
 from jaxnn.kernels.regression import (
     Posterior,
@@ -32,6 +33,7 @@ from jaxnn.kernels.wide import infinite
 
 __all__ = [
     "Ensemble",
+    "FlowOfLoss",
     "Modes",
     "MonteCarlo",
     "Plan",
