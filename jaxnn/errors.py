@@ -78,6 +78,24 @@ def require_between(
         raise invalid(argument, got=value, expected=f"a number in {interval}", remedy=remedy)
 
 
+def require_real(argument: str, *arrays: Any) -> None:
+    """Raise where an array is complex: an order, a distance to a target or an image is real.
+
+    >>> require_real("rotated(x)", jnp.ones(2, jnp.uint8))
+    >>> require_real("rotated(x)", jnp.ones(2, complex))
+    Traceback (most recent call last):
+    ValueError: rotated(x): got dtype complex64, expected real numbers. ...
+    """
+    for dtype in (a.dtype if hasattr(a, "dtype") else jnp.asarray(a).dtype for a in arrays):
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise invalid(
+                argument,
+                got=f"dtype {dtype}",
+                expected="real numbers",
+                remedy="Pass real and imaginary parts as two arrays, or as two features.",
+            )
+
+
 def takes_keywords(function: Callable) -> bool:
     """Whether a function has **keywords: an update that does can be told value and value_fn.
 

@@ -1,8 +1,9 @@
 """Losses: `loss(prediction, target)` of shape (N,), one number per example; the risk is their mean.
 
 The batch axis comes first. Predictions are (N,) or (N, ...), and the terms of an example's outputs
-are summed. Targets have the shape of the predictions and are converted to their dtype: integers
-and booleans are welcome, and exact as far as that dtype is (to 2²⁴ in float32).
+are summed. Targets have the shape of the predictions. Both may be integers or booleans, which are
+exact as far as the dtype of the predictions is (to 2²⁴ in float32); predictions of half precision
+meet their targets in float32, and the sum is cast at the end (see `jaxnn.precision`).
 `softmax_cross_entropy`, `cross_entropy`, `zero_one` and the categorical
 `negative_log_likelihood` also take integer labels, one axis fewer than the predictions: K classes
 lie on the last axis.
@@ -19,24 +20,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
+from jaxnn.precision import inexact_dtype, wide
 from jaxnn.types import Array, ArrayLike
 
 
 def half_squared_error(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """½ Σ_k (ŷ_k - y_k)², with gradient ŷ - y.
 
     >>> half_squared_error(jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.array([[1, 0], [0, 0]]))
     Array([2. , 4.5], dtype=float32)
     """
-    prediction, target = _alike("half_squared_error", prediction, target)
-    return 0.5 * _total(jnp.square(prediction - target))
+    y_hat, y = _alike("half_squared_error", prediction, target)
+    return _like(prediction, 0.5 * _total(jnp.square(y_hat - y)))
 
 
 def mean_squared_error(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """(1/K) Σ_k (ŷ_k - y_k)², the mean over an example's outputs, without the ½.
 
@@ -45,12 +47,12 @@ def mean_squared_error(
     >>> mean_squared_error(jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.array([[1, 0], [0, 0]]))
     Array([2. , 4.5], dtype=float32)
     """
-    prediction, target = _alike("mean_squared_error", prediction, target)
-    return jnp.mean(jnp.square(prediction - target), axis=_outputs(prediction))
+    y_hat, y = _alike("mean_squared_error", prediction, target)
+    return _like(prediction, jnp.mean(jnp.square(y_hat - y), axis=_outputs(y)))
 
 
 def sigmoid_cross_entropy(
-    logits: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    logits: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """-y ln σ(z) - (1 - y) ln(1 - σ(z)) for logits z and y in [0, 1], with gradient σ(z) - y.
 
@@ -61,11 +63,11 @@ def sigmoid_cross_entropy(
     """
     z, y = _alike("sigmoid_cross_entropy", logits, target)
     terms = _weighted(y, lambda z: jax.nn.softplus(-z), z) + _weighted(1.0 - y, jax.nn.softplus, z)
-    return _total(_nan_unless(_in_unit_interval(y), terms))
+    return _like(logits, _total(_nan_unless(_in_unit_interval(y), terms)))
 
 
 def binary_cross_entropy(
-    probabilities: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    probabilities: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """-y ln p - (1 - y) ln(1 - p) for p and y in [0, 1], where 0 ln 0 = 0.
 
@@ -78,11 +80,12 @@ def binary_cross_entropy(
     p, y = _alike("binary_cross_entropy", probabilities, target)
     # log1p keeps the digits of small p, log those of p near 1.
     terms = _weighted(y, lambda p: -jnp.log(p), p) + _weighted(1.0 - y, lambda p: -jnp.log1p(-p), p)
-    return _total(_nan_unless(_in_unit_interval(p) & _in_unit_interval(y), terms))
+    known = _in_unit_interval(p) & _in_unit_interval(y)
+    return _like(probabilities, _total(_nan_unless(known, terms)))
 
 
 def softmax_cross_entropy(
-    logits: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    logits: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """-Σ_k y_k ln softmax(z)_k for logits z, with gradient softmax(z) - y.
 
@@ -94,12 +97,12 @@ def softmax_cross_entropy(
     >>> softmax_cross_entropy(z, jnp.array([[0.5, 0.5], [1.0, 0.0]]))
     Array([0.6931472 , 0.12692805], dtype=float32)
     """
-    logits, target = _classes("softmax_cross_entropy", logits, target)
-    return _expected_surprisal(jnp.negative, jax.nn.log_softmax(logits, axis=-1), target)
+    z, y = _classes("softmax_cross_entropy", logits, target)
+    return _like(logits, _expected_surprisal(jnp.negative, jax.nn.log_softmax(z, axis=-1), y))
 
 
 def cross_entropy(
-    probabilities: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    probabilities: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """-Σ_k y_k ln p_k for probabilities p, where 0 ln 0 = 0.
 
@@ -109,26 +112,26 @@ def cross_entropy(
     >>> cross_entropy(jnp.array([[0.0, 1.0], [0.5, 0.5]]), jnp.array([[0, 1], [1, 0]]))
     Array([0.       , 0.6931472], dtype=float32)
     """
-    p, target = _classes("cross_entropy", probabilities, target)
+    p, y = _classes("cross_entropy", probabilities, target)
     p = _nan_unless(_in_unit_interval(p), p)
-    return _expected_surprisal(lambda p: -jnp.log(p), p, target)
+    return _like(probabilities, _expected_surprisal(lambda p: -jnp.log(p), p, y))
 
 
 def hinge(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """max(0, 1 - yŷ) for y = ±1, with derivative 0 at the kink yŷ = 1.
 
     >>> hinge(jnp.array([2.0, 0.5, -1.0]), jnp.array([1, 1, 1]))
     Array([0. , 0.5, 2. ], dtype=float32)
     """
-    prediction, target = _alike("hinge", prediction, target)
-    terms = jax.nn.relu(1.0 - target * prediction)
-    return _total(_nan_unless(jnp.abs(target) == 1, terms))
+    y_hat, y = _alike("hinge", prediction, target)
+    terms = jax.nn.relu(1.0 - y * y_hat)
+    return _like(prediction, _total(_nan_unless(jnp.abs(y) == 1, terms)))
 
 
 def zero_one(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "N"]:
     """1 for an example predicted wrongly and 0 for one predicted rightly.
 
@@ -142,19 +145,19 @@ def zero_one(
     Array([0., 1.], dtype=float32)
     """
     if jnp.shape(target) == jnp.shape(prediction):
-        prediction, target = _alike("zero_one", prediction, target)
-        right, known = prediction * target > 0, jnp.abs(target) == 1
+        y_hat, y = _alike("zero_one", prediction, target)
+        right, known = y_hat * y > 0, jnp.abs(y) == 1
     else:
-        prediction, target = _classes("zero_one", prediction, target)
-        right = jnp.argmax(prediction, axis=-1).astype(int) == target
-        right &= ~jnp.any(jnp.isnan(prediction), axis=-1)
-        known = (target >= 0) & (target < prediction.shape[-1])
-    wrong = _nan_unless(known, (~right).astype(prediction.dtype))
+        scores, y = _classes("zero_one", prediction, target)
+        right = jnp.argmax(scores, axis=-1).astype(int) == y
+        right &= ~jnp.any(jnp.isnan(scores), axis=-1)
+        known = (y >= 0) & (y < scores.shape[-1])
+    wrong = _nan_unless(known, (~right).astype(inexact_dtype(prediction)))
     return jnp.max(wrong, axis=_outputs(wrong))
 
 
 def negative_log_likelihood(
-    z: Float[ArrayLike, "N *K"],
+    z: Shaped[ArrayLike, "N *K"],
     target: Shaped[ArrayLike, "..."],
     *,
     head: Literal["gaussian", "bernoulli", "categorical"] = "gaussian",
@@ -205,7 +208,13 @@ def negative_log_likelihood(
         remedy="It is a standard deviation: learn its logarithm to keep it positive.",
     )
     s = jnp.broadcast_to(jnp.asarray(s, mean.dtype), mean.shape)
-    return _total(0.5 * jnp.square((y - mean) / s) + jnp.log(s) + 0.5 * math.log(2.0 * math.pi))
+    terms = 0.5 * jnp.square((y - mean) / s) + jnp.log(s) + 0.5 * math.log(2.0 * math.pi)
+    return _like(z, _total(terms))
+
+
+def _like(prediction: ArrayLike, loss: Array) -> Array:
+    """The loss in the dtype of the prediction that the caller gave."""
+    return loss.astype(inexact_dtype(prediction))
 
 
 def _outputs(x: Array) -> tuple[int, ...]:
@@ -244,7 +253,7 @@ def _expected_surprisal(surprisal: Callable[[Array], Array], x: Array, target: A
 
 
 def _alike(loss: str, prediction: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
-    """Prediction and target as arrays of one shape and dtype."""
+    """Prediction and target as arrays of one shape, in the dtype in which they are accumulated."""
     prediction, target = _arrays(loss, prediction, target)
     if target.shape != prediction.shape:
         raise invalid(
@@ -284,19 +293,14 @@ def _classes(loss: str, prediction: ArrayLike, target: ArrayLike) -> tuple[Array
 
 
 def _arrays(loss: str, prediction: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
-    if prediction.ndim < 1 or not jnp.issubdtype(prediction.dtype, jnp.floating):
+    require_real(f"{loss}: prediction", prediction)
+    require_real(f"{loss}: target", target)
+    prediction, target = wide(prediction), jnp.asarray(target)
+    if prediction.ndim < 1:
         raise invalid(
             f"{loss}: prediction",
-            got=f"shape {prediction.shape} and dtype {prediction.dtype}",
-            expected="real floating point, batch axis first",
-            remedy="Use prediction[None] for one example, and astype(float) for integers.",
-        )
-    if jnp.issubdtype(target.dtype, jnp.complexfloating):
-        raise invalid(
-            f"{loss}: target",
-            got=f"dtype {target.dtype}",
-            expected="real numbers",
-            remedy="Pass real and imaginary parts as two outputs.",
+            got=f"shape {prediction.shape}",
+            expected="the batch axis first",
+            remedy="Use prediction[None] for one example.",
         )
     return prediction, target

@@ -3,13 +3,18 @@
 Where a classifier is judged, `prediction` is either classes, integers or booleans (N,), or scores
 of real numbers (N, K), of which the largest names the class, the first among equals. Scores with
 a NaN name no class. Labels are integers or booleans (N,). What the data leave undefined is NaN.
+
+Predictions and targets of a regression may be integers as well; the result has the wider dtype of
+the two, see `jaxnn.precision`.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.stats import rankdata
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Float, Int, Shaped
 
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_real
+from jaxnn.precision import accumulated, common, inexact, wide
 from jaxnn.types import Array, ArrayLike
 
 
@@ -27,7 +32,7 @@ def accuracy(
 
 
 def top_k_accuracy(
-    scores: Float[ArrayLike, "N K"], target: Shaped[ArrayLike, "..."], k: int
+    scores: Shaped[ArrayLike, "N K"], target: Shaped[ArrayLike, "..."], k: int
 ) -> Float[Array, ""]:
     """The share of examples whose label is among the k largest scores; k is static.
 
@@ -46,7 +51,7 @@ def top_k_accuracy(
             expected=f"an integer from 1 to the number of classes, {scores.shape[-1]}",
             remedy="With k the number of classes every label is found.",
         )
-    _, target = _classes("top_k_accuracy", scores, target)
+    _, target = _classes("top_k_accuracy", inexact(scores), target)
     best = jnp.argsort(scores, axis=-1, descending=True, stable=True)[:, :k].astype(int)
     found = jnp.any(best == target[:, None], axis=-1)
     return jnp.mean(found & ~jnp.any(jnp.isnan(scores), axis=-1), dtype=float)
@@ -87,7 +92,7 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes)
 
 
-def precision(confusion: Integer[ArrayLike, "C C"]) -> Float[Array, "C"]:
+def precision(confusion: Shaped[ArrayLike, "C C"]) -> Float[Array, "C"]:
     """C_jj/Σ_i C_ij: of the examples predicted as class j, the share that is of class j.
 
     Takes a `confusion_matrix`. NaN for a class that was never predicted: average the classes with
@@ -100,7 +105,7 @@ def precision(confusion: Integer[ArrayLike, "C C"]) -> Float[Array, "C"]:
     return jnp.diagonal(confusion) / jnp.sum(confusion, axis=0)
 
 
-def recall(confusion: Integer[ArrayLike, "C C"]) -> Float[Array, "C"]:
+def recall(confusion: Shaped[ArrayLike, "C C"]) -> Float[Array, "C"]:
     """C_ii/Σ_j C_ij: of the examples of class i, the share that is predicted as i.
 
     Takes a `confusion_matrix`. NaN for a class without examples. The mean over the classes is the
@@ -113,7 +118,7 @@ def recall(confusion: Integer[ArrayLike, "C C"]) -> Float[Array, "C"]:
     return jnp.diagonal(confusion) / jnp.sum(confusion, axis=1)
 
 
-def f1_score(confusion: Integer[ArrayLike, "C C"]) -> Float[Array, "C"]:
+def f1_score(confusion: Shaped[ArrayLike, "C C"]) -> Float[Array, "C"]:
     """2C_ii/Σ_j (C_ij + C_ji), the harmonic mean of `precision` and `recall` for each class.
 
     Takes a `confusion_matrix`. NaN for a class neither present nor predicted.
@@ -126,7 +131,7 @@ def f1_score(confusion: Integer[ArrayLike, "C C"]) -> Float[Array, "C"]:
     return 2.0 * jnp.diagonal(confusion) / marginals
 
 
-def roc_auc(scores: Float[ArrayLike, "N"], target: Shaped[ArrayLike, "..."]) -> Float[Array, ""]:
+def roc_auc(scores: Shaped[ArrayLike, "N"], target: Shaped[ArrayLike, "..."]) -> Float[Array, ""]:
     """P(s⁺ > s⁻) + ½P(s⁺ = s⁻) for the scores of an example of class 1 and one of class 0.
 
     The area under the receiver operating characteristic. NaN if a class is missing, a score is
@@ -135,19 +140,20 @@ def roc_auc(scores: Float[ArrayLike, "N"], target: Shaped[ArrayLike, "..."]) -> 
     >>> roc_auc(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1]))
     Array(0.75, dtype=float32)
     """
+    require_real("roc_auc(scores)", scores)
     scores = jnp.asarray(scores)
     target = _labels("roc_auc", target, scores.shape)
     n1, n0 = jnp.sum(target == 1), jnp.sum(target == 0)
-    n1, n0 = n1.astype(scores.dtype), n0.astype(scores.dtype)
     # Mann & Whitney's count of pairs, from the ranks of class 1 about their overall mean.
-    ranks = rankdata(scores).astype(scores.dtype) - 0.5 * (scores.size + 1)
-    area = 0.5 + jnp.sum(jnp.where(target == 1, ranks, 0.0)) / (n1 * n0)
+    ranks = wide(rankdata(_comparable(scores))) - 0.5 * (scores.size + 1)
+    pairs = n1.astype(ranks.dtype) * n0.astype(ranks.dtype)
+    area = 0.5 + jnp.sum(jnp.where(target == 1, ranks, 0.0)) / pairs
     defined = jnp.all((target == 0) | (target == 1)) & ~jnp.any(jnp.isnan(scores))
-    return jnp.where(defined, area, jnp.nan)
+    return jnp.where(defined, area, jnp.nan).astype(inexact(scores).dtype)
 
 
 def mean_absolute_error(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, ""]:
     """The mean of |ŷ - y| over all examples and outputs.
 
@@ -155,11 +161,11 @@ def mean_absolute_error(
     Array(1.5, dtype=float32)
     """
     prediction, target = _real_pair("mean_absolute_error", prediction, target)
-    return jnp.mean(jnp.abs(prediction - target))
+    return accumulated(lambda y_hat, y: jnp.mean(jnp.abs(y_hat - y)), prediction, target)
 
 
 def root_mean_squared_error(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, ""]:
     """The root of the mean of (ŷ - y)² over all examples and outputs, in the units of y.
 
@@ -167,11 +173,11 @@ def root_mean_squared_error(
     Array(2.1213202, dtype=float32)
     """
     prediction, target = _real_pair("root_mean_squared_error", prediction, target)
-    return jnp.sqrt(jnp.mean(jnp.square(prediction - target)))
+    return accumulated(_root_mean_square, prediction, target)
 
 
 def r_squared(
-    prediction: Float[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
+    prediction: Shaped[ArrayLike, "N *K"], target: Shaped[ArrayLike, "..."]
 ) -> Float[Array, ""]:
     """1 - Σ(y - ŷ)²/Σ(y - ȳ)², the explained share of the variance, averaged over outputs.
 
@@ -182,15 +188,37 @@ def r_squared(
     Array(0.5, dtype=float32)
     """
     prediction, target = _real_pair("r_squared", prediction, target)
-    residual = jnp.sum(jnp.square(target - prediction), axis=0)
+    return accumulated(_explained_share, prediction, target)
+
+
+def _root_mean_square(prediction: Array, target: Array) -> Array:
+    unit = _unit(prediction - target, axis=None)
+    return jnp.squeeze(unit) * jnp.sqrt(jnp.mean(jnp.square((prediction - target) / unit)))
+
+
+def _explained_share(prediction: Array, target: Array) -> Array:
     # From the first example, so that a constant deviates by exactly 0.
     deviation = target - target[:1]
+    unit = _unit(deviation, axis=0)
+    deviation, error = deviation / unit, (target - prediction) / unit
     total = jnp.sum(jnp.square(deviation - jnp.mean(deviation, axis=0, keepdims=True)), axis=0)
-    return jnp.mean(1.0 - residual / total)
+    return jnp.mean(1.0 - jnp.sum(jnp.square(error), axis=0) / total)
+
+
+def _unit(x: Array, axis: int | None) -> Array:
+    """A power of 2 near the largest |x|, so that squares neither overflow nor vanish, or 1.
+
+    Division by it is exact.
+    """
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
+    largest = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1]
+    return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
 
 
 def _classes(metric: str, prediction: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     """Predicted classes and labels as integers of one shape."""
+    require_real(f"{metric}: prediction", prediction)
     prediction = jnp.asarray(prediction)
     if jnp.issubdtype(prediction.dtype, jnp.floating):
         if prediction.ndim < 2 or prediction.shape[-1] < 2:
@@ -222,7 +250,8 @@ def _labels(metric: str, target: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 def _real_pair(metric: str, prediction: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     """Prediction and target as arrays of one shape and dtype."""
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
+    require_real(f"{metric}: prediction and target", prediction, target)
+    prediction, target = common(prediction, target)
     if target.shape != prediction.shape:
         raise invalid(
             f"{metric}: target",
@@ -231,4 +260,9 @@ def _real_pair(metric: str, prediction: ArrayLike, target: ArrayLike) -> tuple[A
             remedy="Give both the same axes, with target[:, None] or prediction[:, 0]: "
             "broadcasting would pair every target with every prediction.",
         )
-    return prediction, target.astype(prediction.dtype)
+    return prediction, target
+
+
+def _comparable(scores: Array) -> Array:
+    """The scores in a dtype that ranks them exactly: large integers are no numbers of float32."""
+    return scores if jnp.issubdtype(scores.dtype, jnp.integer) else wide(scores)

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.types import Array, ArrayLike
+from jaxnn.types import Array, ArrayLike, PyTree
 
 
 def inexact_dtype(*arrays: ArrayLike) -> jnp.dtype:
@@ -35,7 +35,8 @@ def inexact_dtype(*arrays: ArrayLike) -> jnp.dtype:
     >>> inexact_dtype(jnp.ones(2, jnp.uint8))
     dtype('float32')
     """
-    inexact = [a for a in arrays if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+    values = [a if hasattr(a, "dtype") else jnp.asarray(a) for a in arrays]
+    inexact = [a for a in values if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
     with jax.numpy_dtype_promotion("standard"):
         return jnp.dtype(jnp.result_type(*inexact) if inexact else jnp.result_type(float))
 
@@ -88,19 +89,21 @@ def wide(x: ArrayLike, *companions: ArrayLike) -> Array:
     return x.astype(wide_dtype(x, *companions))
 
 
-def accumulated(f: Callable[..., Any], *arrays: ArrayLike, **options: Any) -> Any:
-    """f(*arrays, **options) computed in `wide_dtype(*arrays)` and cast to `inexact_dtype(*arrays)`.
+def accumulated(f: Callable[..., Any], *trees: PyTree, **options: Any) -> Any:
+    """f(*trees, **options) computed in `wide_dtype` of all leaves, cast to their `inexact_dtype`.
 
-    The arrays enter in one dtype. Integers and booleans among the results (indices, counts) stay.
+    Arrays, or trees of them, enter in one dtype; options enter as they are. Integers and booleans
+    among the results (indices, counts) stay.
 
     >>> accumulated(jnp.mean, jnp.full(2000, 100.0, jnp.float16), axis=0)
     Array(100., dtype=float16)
     >>> accumulated(jnp.mean, jnp.full(4, 200, jnp.uint8))
     Array(200., dtype=float32)
     """
-    values = [jnp.asarray(a) for a in arrays]
+    values = jax.tree.leaves(trees)
     dtype, accumulation = inexact_dtype(*values), wide_dtype(*values)
-    results = f(*(a.astype(accumulation) for a in values), **options)
+    widened = jax.tree.map(lambda a: jnp.asarray(a).astype(accumulation), trees)
+    results = f(*widened, **options)
     return jax.tree.map(lambda y: y.astype(_kind(y, dtype)) if _is_inexact(y) else y, results)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxnn.errors import invalid, require_between
+from jaxnn.precision import common, inexact
 from jaxnn.types import Array, Key, Params, PyTree
 
 
@@ -73,8 +74,7 @@ def magnitude_mask(
     chosen = [i for i, leaf in enumerate(leaves) if jnp.ndim(leaf) >= 2]
     if not chosen:
         return mask
-    dtype = max((leaves[i].dtype for i in chosen), key=lambda dtype: jnp.finfo(dtype).bits)
-    weights = jnp.concatenate([leaves[i].ravel().astype(dtype) for i in chosen])
+    weights = jnp.concatenate([w.ravel() for w in common(*(leaves[i] for i in chosen))])
     left = _pruned(
         weights[None], jnp.concatenate([kept[i].ravel() for i in chosen])[None], fraction
     )
@@ -183,7 +183,7 @@ def _pruned(weights: Array, mask: Array, fraction: Any) -> Array:
     if jnp.ndim(weights) < 2:
         return mask
     # By rank and not by a threshold: equal magnitudes must not all go together.
-    magnitude = jnp.where(mask, jnp.abs(weights), jnp.inf).ravel()
+    magnitude = jnp.where(mask, jnp.abs(inexact(weights)), jnp.inf).ravel()
     order = jnp.argsort(magnitude, stable=True)
     rank = jnp.zeros(order.shape, jnp.int32).at[order].set(jnp.arange(order.size, dtype=jnp.int32))
     left = jnp.sum(mask)

@@ -34,8 +34,7 @@ def l1(params: Params) -> Float[Array, ""]:
     """
     tree.require_differentiable("params", params)
     # |θ| = θ sign θ: the derivative of jnp.abs at 0 is 1.
-    sums = [jnp.sum(leaf * jnp.sign(leaf)) for leaf in jax.tree.leaves(params)]
-    return sum(sums[1:], start=sums[0]) if sums else jnp.zeros(())
+    return tree.dot(params, jax.tree.map(jnp.sign, params))
 
 
 def l2(params: Params) -> Float[Array, ""]:

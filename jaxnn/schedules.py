@@ -45,7 +45,7 @@ def step_decay(rate: ArrayLike, *, factor: ArrayLike, steps: int) -> Rates:
 
     def schedule(step: ArrayLike) -> Array:
         # Whole division before any rounding to floats: the rate must drop at the step itself.
-        drops, eta, base = _floats(jnp.asarray(step) // steps, rate, factor)
+        drops, eta, base = _floats(_counted(step) // steps, rate, factor)
         return eta * base**drops
 
     return schedule
@@ -191,13 +191,20 @@ def warmup(schedule: Schedule, steps: int, *, start: ArrayLike = 0.0) -> Rates:
     _require_rate("warmup(start)", start)
 
     def joined(step: ArrayLike) -> Array:
-        step = jnp.asarray(step)
+        step = _counted(step)
         # `schedule` is evaluated on both sides of the join: it must not see a negative step.
         after, first = _floats(schedule(jnp.maximum(step - steps, 0)), schedule(step * 0))
         t, eta_start = _floats(step, start)
         return jnp.where(step < steps, eta_start + (first - eta_start) * (t / steps), after)
 
     return joined
+
+
+def _counted(step: ArrayLike) -> Array:
+    """The step as it is, but not in bytes, which hold neither `steps` nor negative numbers."""
+    step = jnp.asarray(step)
+    narrow = step.dtype == bool or jnp.issubdtype(step.dtype, jnp.integer)
+    return step.astype(int) if narrow and step.dtype.itemsize < 4 else step
 
 
 def _floats(*values: ArrayLike) -> tuple[Array, ...]:

@@ -2,7 +2,8 @@
 
 A layer maps the variance q of a unit to σ_w²E[φ(√q z)²] + σ_b², and the correlation c of two
 inputs likewise. Around c = 1 differences grow by χ₁ = σ_w²E[φ'(√q z)²] per layer: χ₁ < 1 is order,
-where all inputs become one, χ₁ > 1 is chaos. Source: Poole et al. (2016); Schoenholz et al. (2017).
+where all inputs become one, χ₁ > 1 is chaos. Everything is computed in the default float. Source:
+Poole et al. (2016); Schoenholz et al. (2017).
 """
 
 from typing import NamedTuple
@@ -54,7 +55,7 @@ def correlation_map(
     """
     c, q = jnp.broadcast_arrays(jnp.asarray(correlation, float), jnp.asarray(variance, float))
     after = activation.kernel(_pair(c * q, q))
-    w2, b2 = jnp.square(weight_std), jnp.square(bias_std)
+    w2, b2 = _squared(weight_std), _squared(bias_std)
     return ((w2 * after.nngp + b2) / (w2 * after.covariance1 + b2)).reshape(c.shape)
 
 
@@ -82,7 +83,7 @@ def fixed_point(
     """
     remedy = "It is the relative change of the variance per layer."
     require_between("fixed_point(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)
-    w2, b2 = jnp.square(weight_std), jnp.square(bias_std)
+    w2, b2 = _squared(weight_std), _squared(bias_std)
     q0 = jnp.asarray(start, float)
 
     def after(q: Array) -> Array:
@@ -143,6 +144,11 @@ def critical_weight_std(
     ends = jnp.asarray(low, float), jnp.asarray(high, float)
     below, above = lax.fori_loop(0, halvings, halve, ends)
     return 0.5 * (below + above)
+
+
+def _squared(std: ArrayLike) -> Array:
+    """A variance in the default float, where the integer 300 of 16 bits has a square."""
+    return jnp.square(jnp.asarray(std, float))
 
 
 def _pair(covariance: Array, variance: Array) -> Kernel:

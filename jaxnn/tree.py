@@ -2,7 +2,8 @@
 
 A pytree of arrays is a vector whose coordinates are the entries of all its leaves. The functions
 keep the structure and dtype of every leaf; leaves may be scalars, and trees may be empty. A
-fraction in an integer leaf, or an imaginary part in a real one, would be lost and raises.
+fraction in an integer leaf, or an imaginary part in a real one, would be lost and raises. Sums over
+coordinates follow the rules of `jaxnn.precision`.
 """
 
 import math
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import precision
 from jaxnn.errors import invalid
 from jaxnn.types import Array, ArrayLike, Key, PyTree
 
@@ -60,10 +62,8 @@ def dot(x: PyTree, y: PyTree) -> Array:
     >>> dot({"a": jnp.ones(3), "b": 2.0}, {"a": jnp.ones(3), "b": 0.5})
     Array(4., dtype=float32)
     """
-    # Not jnp.vdot: on a CPU it adds in the order of the entries (a million float32 squares lose
-    # four digits), on accelerators it rounds the factors. A sum is a tree of partial sums.
-    products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(jnp.conj(a) * b), x, y))
-    return reduce(jnp.add, _widened(products)) if products else jnp.zeros(())
+    leaves, structure = jax.tree.flatten(x)
+    return precision.accumulated(_dot, leaves, structure.flatten_up_to(y))
 
 
 def norm(x: PyTree) -> Array:
@@ -72,16 +72,7 @@ def norm(x: PyTree) -> Array:
     >>> norm((jnp.array([3e-30]), jnp.array(4e-30)))
     Array(5.e-30, dtype=float32)
     """
-    largest = largest_entry(x)
-    # A unit for the entries, and no function of them to be differentiated.
-    ordinary = (largest > 0) & jnp.isfinite(largest)
-    # Its reciprocal, by which XLA multiplies, is not to vanish.
-    unit = jnp.minimum(largest, float(jnp.finfo(largest.dtype).max) / 8)
-    unit = jax.lax.stop_gradient(jnp.where(ordinary, unit, 1))
-    # In the widest dtype: the unit of one leaf may be beyond what another can hold.
-    *leaves, wide = _widened([*jax.tree.leaves(x), unit])
-    parts = [leaf / wide for leaf in leaves]
-    return unit * jnp.sqrt(jnp.real(dot(parts, parts)))
+    return precision.accumulated(_norm, jax.tree.leaves(x))
 
 
 def largest_entry(x: PyTree) -> Array:
@@ -90,9 +81,9 @@ def largest_entry(x: PyTree) -> Array:
     >>> largest_entry({"a": jnp.array([1.0, -3.0]), "b": 2.0})
     Array(3., dtype=float32)
     """
-    sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(x)]
-    sizes = [a if jnp.issubdtype(a.dtype, jnp.inexact) else a.astype(float) for a in sizes]
-    return reduce(jnp.maximum, _widened(sizes)) if sizes else jnp.zeros(())
+    # Floating point first: the absolute value of the smallest integer is not an integer.
+    sizes = [jnp.max(jnp.abs(precision.inexact(a)), initial=0) for a in jax.tree.leaves(x)]
+    return reduce(jnp.maximum, precision.common(*sizes)) if sizes else jnp.zeros(())
 
 
 def size(x: PyTree) -> int:
@@ -214,8 +205,19 @@ def _cast(value: ArrayLike, leaf: ArrayLike) -> Array:
     return jnp.asarray(value, leaf_dtype)
 
 
-def _widened(values: list[ArrayLike]) -> list[Array]:
-    """Arrays of several dtypes in one that holds them all, whatever promotions JAX is set to."""
-    with jax.numpy_dtype_promotion("standard"):
-        widest = jnp.result_type(*values)
-    return [jnp.asarray(a).astype(widest) for a in values]
+def _dot(x: list[Array], y: list[Array]) -> Array:
+    # Not jnp.vdot: on a CPU it adds in the order of the entries (a million float32 squares lose
+    # four digits), on accelerators it rounds the factors. A sum is a tree of partial sums.
+    products = [jnp.sum(jnp.conj(a) * b) for a, b in zip(x, y, strict=True)]
+    return reduce(jnp.add, products) if products else jnp.zeros(())
+
+
+def _norm(leaves: list[Array]) -> Array:
+    largest = largest_entry(leaves)
+    # A unit for the entries, and no function of them to be differentiated.
+    ordinary = (largest > 0) & jnp.isfinite(largest)
+    # Its reciprocal, by which XLA multiplies, is not to vanish.
+    unit = jnp.minimum(largest, float(jnp.finfo(largest.dtype).max) / 8)
+    unit = jax.lax.stop_gradient(jnp.where(ordinary, unit, 1))
+    parts = [leaf / unit.astype(leaf.dtype) for leaf in leaves]
+    return unit * jnp.sqrt(jnp.real(_dot(parts, parts)))

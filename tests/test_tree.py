@@ -197,3 +197,19 @@ def test_norms_of_every_precision_and_size(x, expected, float64):
     np.testing.assert_allclose(tree.norm(x), expected, rtol=1e-3)
     largest = max((np.max(np.abs(leaf)) for leaf in jax.tree.leaves(x)), default=0.0)
     assert float(tree.largest_entry(x)) == float(largest)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "uint8", "int8", "bool"])
+def test_sums_over_narrow_leaves_are_wide(kind):
+    # 300 squares of 100 are beyond float16 and bytes, and 1 + 1 + ... stops at 256 in bfloat16.
+    x = {"a": jnp.full(299, 1 if kind == "bool" else 100).astype(kind), "b": jnp.ones((), kind)}
+    exact = np.float64(np.sum(flat(x) ** 2))
+    half = jnp.issubdtype(kind, jnp.floating)
+    for got, expected in ((tree.dot(x, x), exact), (tree.norm(x), exact**0.5)):
+        assert got.dtype == (kind if half else jnp.float32)
+        expected = jnp.float32(expected).astype(got.dtype)
+        np.testing.assert_allclose(got.astype(float), expected.astype(float), rtol=2e-7)
+    mixed = tree.dot(x, {"a": jnp.ones(299), "b": 0.5})
+    assert mixed == 299 * (1 if kind == "bool" else 100) + 0.5
+    # -128 has no absolute value among the integers of 8 bits.
+    assert tree.largest_entry(jnp.array([-128], jnp.int8)) == 128.0

@@ -3,6 +3,9 @@
 An augmentation is a function (key, x) -> x of a batch of images (N, height, width, channels), every
 image by its own draw. Options are set by `functools.partial`, and `compose` does several in turn.
 Angles are in radians, counterclockwise with the first row on top; lengths are in pixels.
+
+Augmentations that move whole pixels keep the dtype of the images. Those that interpolate promote
+integers to floating point, and compute places in at least float32 (see `jaxnn.precision`).
 """
 
 import math
@@ -13,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
+from jaxnn.precision import inexact_dtype, wide, wide_dtype
 from jaxnn.types import Array, ArrayLike, Key
 
 Augmentation: TypeAlias = Callable[[Key, Array], Array]
@@ -117,7 +121,7 @@ def crop(
 
 
 def rotate(
-    key: Key, x: Float[ArrayLike, "N H W C"], max_angle: ArrayLike, *, fill: ArrayLike = 0.0
+    key: Key, x: Shaped[ArrayLike, "N H W C"], max_angle: ArrayLike, *, fill: ArrayLike = 0.0
 ) -> Float[Array, "N H W C"]:
     """Each image turned about its center by an angle from the uniform distribution on ±max_angle.
 
@@ -127,36 +131,38 @@ def rotate(
     (2, 5, 5, 1)
     """
     require_between("rotate(max_angle)", max_angle, 0.0, math.inf, remedy="It is in radians.")
-    x = jnp.asarray(x)
-    limit = jnp.asarray(max_angle, x.dtype)
-    angles = jax.random.uniform(key, x.shape[:1], x.dtype, -limit, limit)
+    require_real("rotate(x)", x)
+    dtype = wide_dtype(x)
+    limit = jnp.asarray(max_angle, dtype)
+    angles = jax.random.uniform(key, jnp.shape(x)[:1], dtype, -limit, limit)
     return rotated(x, angles, fill=fill)
 
 
 def rotated(
-    x: Float[ArrayLike, "N H W C"], angles: Float[ArrayLike, "N"], *, fill: ArrayLike = 0.0
+    x: Shaped[ArrayLike, "N H W C"], angles: Shaped[ArrayLike, "N"], *, fill: ArrayLike = 0.0
 ) -> Float[Array, "N H W C"]:
     """Each image turned counterclockwise about its center by its angle, bilinearly.
 
     >>> rotated(jnp.array([[[[1.0], [2.0]], [[3.0], [4.0]]]]), jnp.array([jnp.pi / 2])).ravel()
     Array([2., 4., 1., 3.], dtype=float32)
     """
-    x = jnp.asarray(x)
-    _, height, width, _ = x.shape
-    rows = jnp.arange(height, dtype=x.dtype) - 0.5 * (height - 1)
-    columns = jnp.arange(width, dtype=x.dtype) - 0.5 * (width - 1)
+    require_real("rotated(x, angles)", x, angles)
+    _, height, width, _ = jnp.shape(x)
+    dtype = wide_dtype(x)
+    rows = jnp.arange(height, dtype=dtype) - 0.5 * (height - 1)
+    columns = jnp.arange(width, dtype=dtype) - 0.5 * (width - 1)
     di, dj = jnp.meshgrid(rows, columns, indexing="ij")
 
     def field(angle: Array) -> Array:
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         return jnp.stack([di * cos + dj * sin - di, dj * cos - di * sin - dj], axis=-1)
 
-    return displace(x, jax.vmap(field)(jnp.asarray(angles, x.dtype)), fill=fill)
+    return displace(x, jax.vmap(field)(jnp.asarray(angles, dtype)), fill=fill)
 
 
 def warp(
     key: Key,
-    x: Float[ArrayLike, "N H W C"],
+    x: Shaped[ArrayLike, "N H W C"],
     *,
     displacement: ArrayLike,
     smoothness: float,
@@ -180,22 +186,23 @@ def warp(
     remedy = "It is a length in pixels."
     require_between("warp(displacement)", displacement, 0.0, math.inf, remedy=remedy)
     require_between("warp(smoothness)", smoothness, 0.0, math.inf, low_open=True, remedy=remedy)
-    x = jnp.asarray(x)
-    n, height, width, _ = x.shape
+    require_real("warp(x)", x)
+    n, height, width, _ = jnp.shape(x)
+    dtype = wide_dtype(x)
 
     def smoothing(size: int) -> Array:
-        place = jnp.arange(size, dtype=x.dtype)
+        place = jnp.arange(size, dtype=dtype)
         distance = place[:, None] - place[None, :]
         kernel = jnp.exp(-0.5 * (distance / smoothness) ** 2)
         return kernel / jnp.linalg.norm(kernel, axis=1, keepdims=True)
 
-    noise = jax.random.normal(key, (n, height, width, 2), x.dtype)
+    noise = jax.random.normal(key, (n, height, width, 2), dtype)
     field = jnp.einsum("ik,nklc,jl->nijc", smoothing(height), noise, smoothing(width))
-    return displace(x, jnp.asarray(displacement, x.dtype) * field, fill=fill)
+    return displace(x, jnp.asarray(displacement, dtype) * field, fill=fill)
 
 
 def displace(
-    x: Float[ArrayLike, "N H W C"], field: Float[ArrayLike, "N H W 2"], *, fill: ArrayLike = 0.0
+    x: Shaped[ArrayLike, "N H W C"], field: Shaped[ArrayLike, "N H W 2"], *, fill: ArrayLike = 0.0
 ) -> Float[Array, "N H W C"]:
     """y(p) = x(p + u(p)): every pixel fetched from where the field points, bilinearly.
 
@@ -207,12 +214,13 @@ def displace(
     >>> displace(x, right_by_half).ravel()
     Array([2. , 1.5], dtype=float32)
     """
-    x = jnp.asarray(x)
-    _, height, width, _ = x.shape
-    field = jnp.asarray(field, x.dtype)
-    background = jnp.asarray(fill, x.dtype)
+    require_real("displace(x, field)", x, field)
+    images = wide(x)
+    _, height, width, _ = images.shape
+    dtype = images.dtype
+    background = jnp.asarray(fill, dtype)
     grid = jnp.meshgrid(
-        jnp.arange(height, dtype=x.dtype), jnp.arange(width, dtype=x.dtype), indexing="ij"
+        jnp.arange(height, dtype=dtype), jnp.arange(width, dtype=dtype), indexing="ij"
     )
 
     def fetched(image: Array, u: Array) -> Array:
@@ -230,4 +238,4 @@ def displace(
                 total = total + weight[..., None] * pixel
         return total
 
-    return jax.vmap(fetched)(x, field)
+    return jax.vmap(fetched)(images, jnp.asarray(field, dtype)).astype(inexact_dtype(x))

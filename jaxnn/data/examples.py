@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Integer, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxnn.errors import invalid, require_examples
+from jaxnn.errors import invalid, require_examples, require_real
+from jaxnn.precision import common, inexact, wide
 from jaxnn.types import Array, ArrayLike, Key
 
 
@@ -82,7 +83,7 @@ class Standardization(NamedTuple):
     """An affine map of features, z = (x - mean)/std, and its inverse.
 
     mean, std  of the data it was fitted to, of size 1 along the axes averaged over; std is 1 where
-               a feature was constant
+               a feature was constant. Those of half-precision data are float32
     """
 
     mean: Float[Array, "..."]
@@ -94,14 +95,16 @@ class Standardization(NamedTuple):
         return jnp.isfinite(self.mean) & jnp.isfinite(self.std)
 
     def transform(self, x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-        """z = (x - mean)/std."""
+        """z = (x - mean)/std, in the dtype of x; of integers in that of the mean."""
         mean, std = self._like(x)
-        return (jnp.asarray(x).astype(mean.dtype) - mean) / std
+        values, mean, std = common(wide(x), mean, std)
+        return ((values - mean) / std).astype(inexact(x, self.mean).dtype)
 
     def inverse(self, z: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-        """x = mean + std·z."""
+        """x = mean + std·z, in the dtype of z; of integers in that of the mean."""
         mean, std = self._like(z)
-        return mean + std * jnp.asarray(z).astype(mean.dtype)
+        values, mean, std = common(wide(z), mean, std)
+        return (mean + std * values).astype(inexact(z, self.mean).dtype)
 
     def _like(self, x: ArrayLike) -> tuple[Array, Array]:
         shape = jnp.shape(x)
@@ -138,9 +141,8 @@ def standardize(
     >>> scaling.transform(jnp.array([[2.0, 6.0]]))
     Array([[0., 1.]], dtype=float32)
     """
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(float)
+    require_real("standardize(x)", x)
+    original, x = x, wide(x)
     axes = (axis,) if isinstance(axis, int) else axis
     axes = {a + x.ndim if a < 0 else a for a in axes}
     if x.size == 0 or 0 not in axes or not axes <= set(range(x.ndim)):
@@ -161,7 +163,7 @@ def standardize(
     mean = jnp.mean(centered, **along)
     std = jnp.sqrt(jnp.mean(jnp.square(centered - jnp.broadcast_to(mean, x.shape)), **along))
     scaling = Standardization(first + unit * mean, unit * jnp.where(std == 0, 1.0, std))
-    return scaling.transform(x), scaling
+    return scaling.transform(original), scaling
 
 
 def batches(
@@ -214,14 +216,24 @@ def batches(
     return order[: num_batches * batch_size].reshape(num_batches, batch_size)
 
 
-def one_hot(labels: Integer[ArrayLike, "*N"], num_classes: int) -> Float[Array, "*N {num_classes}"]:
+def one_hot(labels: Shaped[ArrayLike, "*N"], num_classes: int) -> Float[Array, "*N {num_classes}"]:
     """e_y, the vector of 0s with a 1 at the label; NaN for a label outside 0, ..., K - 1.
+
+    Errors: labels that are neither integers nor booleans.
 
     >>> one_hot(jnp.array([0, 2]), 3)
     Array([[1., 0., 0.],
            [0., 0., 1.]], dtype=float32)
     """
-    labels = jnp.asarray(labels).astype(int)
+    labels = jnp.asarray(labels)
+    if not (jnp.issubdtype(labels.dtype, jnp.integer) or labels.dtype == bool):
+        raise invalid(
+            "one_hot(labels)",
+            got=f"dtype {labels.dtype}",
+            expected="integers or booleans, the numbers of classes",
+            remedy="Use labels.astype(int) for 0.0, 1.0, ...",
+        )
+    labels = labels.astype(int)
     vectors = jax.nn.one_hot(labels, num_classes)
     known = (labels >= 0) & (labels < num_classes)
     return jnp.where(known[..., None], vectors, jnp.nan)

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.generative import greedy, iteration, partition
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.generative.units import bernoulli
+from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, ArrayLike, Key, Params
 
 Layers = tuple[Array, ...]
@@ -32,7 +33,7 @@ def init(
     sizes: tuple[int, ...],
     *,
     weight_std: float = 0.01,
-    mean: Float[Array, "visible"] | None = None,
+    mean: Shaped[Array, "visible"] | None = None,
 ) -> Params:
     """Small random weights, and biases that give the visible units the means: see `rbm.init`.
 
@@ -55,10 +56,14 @@ def energy(params: Params, layers: Layers) -> Float[Array, "*N"]:
     Array([-2.], dtype=float32)
     """
     _require(params, layers)
-    linear = [x @ b for b, x in zip(params["b"], layers, strict=True)]
-    pairs = zip(layers[:-1], params["W"], layers[1:], strict=True)
-    bilinear = [jnp.sum(below @ W * above, axis=-1) for below, W, above in pairs]
-    return -sum(linear[1:] + bilinear, start=linear[0])
+
+    def summed(params: Params, layers: Layers) -> Array:
+        linear = [x @ b for b, x in zip(params["b"], layers, strict=True)]
+        pairs = zip(layers[:-1], params["W"], layers[1:], strict=True)
+        bilinear = [jnp.sum(below @ W * above, axis=-1) for below, W, above in pairs]
+        return -sum(linear[1:] + bilinear, start=linear[0])
+
+    return accumulated(summed, params, layers)
 
 
 def layer_mean(params: Params, layers: Layers, layer: int) -> Float[Array, "*N units"]:
@@ -93,6 +98,7 @@ def gibbs(key: Key, params: Params, layers: Layers, steps: ArrayLike) -> Layers:
     >>> [x.shape for x in gibbs(jax.random.key(0), params, layers, 10)]
     [(5, 3), (5, 2)]
     """
+    layers = _numbers(params, layers)
     advance = lambda t, now: gibbs_step(jax.random.fold_in(key, t), params, now)
     return lax.fori_loop(0, steps, advance, layers)
 
@@ -115,7 +121,7 @@ class MeanField(NamedTuple):
 @jax.jit
 def mean_field(
     params: Params,
-    v: Float[Array, "N visible"],
+    v: Shaped[Array, "N visible"],
     *,
     tolerance: ArrayLike | None = None,
     max_sweeps: ArrayLike = 1000,
@@ -134,6 +140,13 @@ def mean_field(
     ([(5, 3), (5, 2)], True)
     """
     _require_visible(params, v)
+    sweeps = partial(_sweeps, tolerance=tolerance, max_sweeps=max_sweeps)
+    return accumulated(sweeps, params, v)
+
+
+def _sweeps(
+    params: Params, v: Array, *, tolerance: ArrayLike | None, max_sweeps: ArrayLike
+) -> MeanField:
     tolerance = 100 * jnp.finfo(v.dtype).eps if tolerance is None else tolerance
     tolerance = jnp.asarray(tolerance, v.dtype)
     layers = [v]
@@ -159,7 +172,7 @@ def mean_field(
 
 
 def bound(
-    params: Params, v: Float[Array, "*N visible"], means: Layers, log_partition: ArrayLike
+    params: Params, v: Shaped[Array, "*N visible"], means: Layers, log_partition: ArrayLike
 ) -> Float[Array, "*N"]:
     """E_q[-E(v, h)] + H(q) - ln Z ≤ ln p(v) for independent hidden units q of the given means.
 
@@ -173,10 +186,14 @@ def bound(
     >>> bool(jnp.all(below <= log_likelihood(params, v, log_z)))
     True
     """
-    entr = jax.scipy.special.entr
-    entropies = [jnp.sum(entr(m) + entr(1.0 - m), axis=-1) for m in means]
-    entropy = sum(entropies[1:], start=entropies[0])
-    return entropy - energy(params, (v, *means)) - jnp.asarray(log_partition, v.dtype)
+
+    def expected(params: Params, v: Array, means: Layers) -> Array:
+        entr = jax.scipy.special.entr
+        entropies = [jnp.sum(entr(m) + entr(1.0 - m), axis=-1) for m in means]
+        entropy = sum(entropies[1:], start=entropies[0])
+        return entropy - energy(params, (v, *means)) - jnp.asarray(log_partition, v.dtype)
+
+    return accumulated(expected, params, v, means)
 
 
 def as_rbm(params: Params) -> Params:
@@ -210,7 +227,7 @@ def as_rbm(params: Params) -> Params:
 
 @jax.jit
 def log_likelihood(
-    params: Params, v: Float[Array, "N visible"], log_partition: ArrayLike
+    params: Params, v: Shaped[Array, "N visible"], log_partition: ArrayLike
 ) -> Float[Array, "N"]:
     """ln p(v) = ln Σ_h exp(-E(v, h)) - ln Z by enumeration of hidden units, for small machines.
 
@@ -226,7 +243,7 @@ def log_likelihood(
     """
     _require_visible(params, v)
 
-    def unnormalized(v: Array) -> Array:
+    def unnormalized(params: Params, v: Array) -> Array:
         evidence = params["b"][1] + v @ params["W"][0]
         above = {"W": params["W"][1:], "b": (evidence, *params["b"][2:])}
         if not above["W"]:
@@ -235,7 +252,11 @@ def log_likelihood(
             hidden = partition.log_partition(as_rbm(above))
         return v @ params["b"][0] + hidden
 
-    return jax.vmap(unnormalized)(v) - jnp.asarray(log_partition, v.dtype)
+    def normalized(params: Params, v: Array) -> Array:
+        values = jax.vmap(partial(unnormalized, params))(v)
+        return values - jnp.asarray(log_partition, v.dtype)
+
+    return accumulated(normalized, params, v)
 
 
 def statistics(params: Params, layers: Layers) -> Params:
@@ -246,17 +267,21 @@ def statistics(params: Params, layers: Layers) -> Params:
     [1. 1.]
     """
     _require(params, layers)
-    pairs = pairwise(layers)
-    return {
-        "W": tuple(below.T @ above / len(below) for below, above in pairs),
-        "b": tuple(jnp.mean(x, axis=0) for x in layers),
-    }
+
+    def averaged(_: Params, layers: Layers) -> Params:
+        pairs = pairwise(layers)
+        return {
+            "W": tuple(below.T @ above / len(below) for below, above in pairs),
+            "b": tuple(jnp.mean(x, axis=0) for x in layers),
+        }
+
+    return accumulated(averaged, params, layers)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "steps", "batch_size", "chains"))
 def fit(
     params: Params,
-    x: Float[Array, "N visible"],
+    x: Shaped[Array, "N visible"],
     optimizer: Any,
     *,
     steps: int,
@@ -273,8 +298,9 @@ def fit(
 
     The first term takes `sweeps` sweeps of the mean field, the second `chains` chains that go on by
     `gibbs_steps` Gibbs steps in every step. `history` has per step "reconstruction_error", the mean
-    of (v - p(v | means))² per unit, and "residual", that of the mean field. To go on, pass `params`
-    and `state` of a Fit.
+    of (v - p(v | means))² per unit, and "residual", that of the mean field. An optimizer that needs
+    an objective is told of mean E(v, means) - mean E(samples) with units held fixed, of which this
+    is the gradient up to its sign. To go on, pass `params` and `state` of a Fit.
 
     Errors: neither a key nor a state, steps < 1, a batch size outside [1, N], chains < 1.
 
@@ -290,6 +316,7 @@ def fit(
     _require_visible(params, x)
     if chains < 1:
         raise invalid("dbm.fit(chains)", got=chains, expected="an integer ≥ 1", remedy="Take 100.")
+    x = inexact(x, params["W"][0])
     state = iteration.begin("dbm.fit", optimizer.init, params, key, state)
     if state.chains is None:
         keys = jax.random.split(iteration.chain_key(state), len(params["b"]))
@@ -300,15 +327,20 @@ def fit(
         field = mean_field(params, v, tolerance=0.0, max_sweeps=sweeps)
         layers = (v, *field.means)
         samples = gibbs(key, params, state.chains, gibbs_steps)
-        gradient = tree.sub(statistics(params, layers), statistics(params, samples))
+        gradient = accumulated(_difference, params, layers, samples)
+        objective = lambda theta: jnp.mean(energy(theta, layers)) - jnp.mean(energy(theta, samples))
         moved, optimizer_state = iteration.descend(
-            optimizer, params, state.optimizer, tree.scale(-1.0, gradient)
+            optimizer, params, state.optimizer, tree.scale(-1.0, gradient), objective
         )
         error = jnp.mean(jnp.square(v - layer_mean(params, layers, 0)))
         info = {"reconstruction_error": error, "residual": field.residual}
         return moved, state._replace(optimizer=optimizer_state, chains=samples), info
 
     return iteration.run(step, params, state, x, steps=steps, batch_size=batch_size)
+
+
+def _difference(params: Params, layers: Layers, samples: Layers) -> Params:
+    return tree.sub(statistics(params, layers), statistics(params, samples))
 
 
 def from_stack(machines: tuple[Params, ...]) -> Params:
@@ -331,7 +363,12 @@ def from_stack(machines: tuple[Params, ...]) -> Params:
     }
 
 
+def _numbers(params: Params, layers: Layers) -> Layers:
+    return tuple(inexact(x, b) for x, b in zip(layers, params["b"], strict=True))
+
+
 def _logits(params: Params, layers: Layers, layer: int) -> Array:
+    layers = _numbers(params, layers)
     terms = []
     if layer > 0:
         terms.append(layers[layer - 1] @ params["W"][layer - 1])

@@ -12,12 +12,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn import nn
 from jaxnn.errors import invalid
 from jaxnn.generative import rbm
 from jaxnn.generative.units import bernoulli, states
+from jaxnn.precision import accumulated
 from jaxnn.types import Array, ArrayLike, Key, Params, Shape
 
 
@@ -35,15 +36,20 @@ def log_joint(
     True
     """
     _require_layers(params, layers)
-    *directed, top = params
-    log_p = -rbm.energy(top, layers[-2], layers[-1]) - jnp.asarray(log_partition, layers[0].dtype)
-    for machine, below, above in zip(directed, layers[:-2], layers[1:-1], strict=True):
-        log_p = log_p + log_conditional(machine, below, above)
-    return log_p
+
+    def summed(params: tuple[Params, ...], layers: tuple[Array, ...]) -> Array:
+        *directed, top = params
+        energy = rbm.energy(top, layers[-2], layers[-1])
+        log_p = -energy - jnp.asarray(log_partition, energy.dtype)
+        for machine, below, above in zip(directed, layers[:-2], layers[1:-1], strict=True):
+            log_p = log_p + log_conditional(machine, below, above)
+        return log_p
+
+    return accumulated(summed, params, layers)
 
 
 def log_conditional(
-    params: Params, v: Float[Array, "*N visible"], h: Float[Array, "*N hidden"]
+    params: Params, v: Shaped[Array, "*N visible"], h: Shaped[Array, "*N hidden"]
 ) -> Float[Array, "*N"]:
     """ln p(v | h) = Σ_i v_i z_i - ln(1 + exp(z_i)) with z = b + hWᵀ, for one directed layer.
 
@@ -51,13 +57,17 @@ def log_conditional(
     >>> log_conditional(params, jnp.ones((1, 3)), jnp.ones((1, 2)))
     Array([-2.0794415], dtype=float32)
     """
-    z = rbm.hidden_logits(rbm.transposed(params), h)
-    return jnp.sum(v * z - jax.nn.softplus(z), axis=-1)
+
+    def summed(params: Params, v: Array, h: Array) -> Array:
+        z = rbm.hidden_logits(rbm.transposed(params), h)
+        return jnp.sum(v * z - jax.nn.softplus(z), axis=-1)
+
+    return accumulated(summed, params, v, h)
 
 
 @jax.jit
 def log_likelihood(
-    params: tuple[Params, ...], v: Float[Array, "N visible"], log_partition: ArrayLike
+    params: tuple[Params, ...], v: Shaped[Array, "N visible"], log_partition: ArrayLike
 ) -> Float[Array, "N"]:
     """ln p(v) = ln Σ_{h¹} p(v | h¹) p(h¹), layer by layer, by enumeration, for small networks.
 
@@ -71,6 +81,12 @@ def log_likelihood(
     ...                   -3 * jnp.log(2.0)))
     True
     """
+    return accumulated(partial(_log_likelihood, log_partition=log_partition), params, v)
+
+
+def _log_likelihood(
+    params: tuple[Params, ...], v: Array, *, log_partition: ArrayLike
+) -> Float[Array, "N"]:
     machine, *above = params
     if not above:
         return rbm.log_likelihood(machine, v, log_partition)
@@ -84,7 +100,7 @@ def log_likelihood(
 
 
 def recognition_means(
-    params: tuple[Params, ...], v: Float[Array, "N visible"]
+    params: tuple[Params, ...], v: Shaped[Array, "N visible"]
 ) -> tuple[Float[Array, "N _"], ...]:
     """Means of the hidden layers by one pass upward, h^l = σ(c_l + h^{l-1} W_l).
 

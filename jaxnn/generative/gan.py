@@ -15,11 +15,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn import softplus
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid, require_between
 from jaxnn.generative import iteration
 from jaxnn.generative.iteration import Fit, State
+from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params
 
 Kind = Literal["original", "non_saturating"]
@@ -33,7 +34,7 @@ class Players(NamedTuple):
 
 
 def discriminator_loss(
-    real_logits: Float[Array, "N"], fake_logits: Float[Array, "M"]
+    real_logits: Shaped[Array, "N"], fake_logits: Shaped[Array, "M"]
 ) -> Float[Array, ""]:
     """-mean ln σ(D(x)) - mean ln(1 - σ(D(G(z)))), to be minimized by the discriminator.
 
@@ -42,11 +43,12 @@ def discriminator_loss(
     >>> discriminator_loss(jnp.zeros(3), jnp.zeros(2))
     Array(1.3862944, dtype=float32)
     """
-    return jnp.mean(softplus(-real_logits)) + jnp.mean(softplus(fake_logits))
+    loss = lambda real, fake: jnp.mean(softplus(-real)) + jnp.mean(softplus(fake))
+    return accumulated(loss, real_logits, fake_logits)
 
 
 def generator_loss(
-    fake_logits: Float[Array, "M"], kind: Kind = "non_saturating"
+    fake_logits: Shaped[Array, "M"], kind: Kind = "non_saturating"
 ) -> Float[Array, ""]:
     """What the generator minimizes.
 
@@ -73,11 +75,11 @@ def generator_loss(
             remedy="The second one learns also where the discriminator wins.",
         )
     if kind == "original":
-        return -jnp.mean(softplus(fake_logits))
-    return jnp.mean(softplus(-fake_logits))
+        return accumulated(lambda fake: -jnp.mean(softplus(fake)), fake_logits)
+    return accumulated(lambda fake: jnp.mean(softplus(-fake)), fake_logits)
 
 
-def r1_penalty(discriminator: Apply, params: Params, x: Float[Array, "N *d"]) -> Float[Array, ""]:
+def r1_penalty(discriminator: Apply, params: Params, x: Shaped[Array, "N *d"]) -> Float[Array, ""]:
     """½ mean ‖∇_x D(x)‖² over real examples.
 
     Errors: logits that are not (N,) or (N, 1). The gradients of all examples are taken at once,
@@ -88,11 +90,12 @@ def r1_penalty(discriminator: Apply, params: Params, x: Float[Array, "N *d"]) ->
     >>> r1_penalty(lambda w, x: x @ w, jnp.array([3.0, 4.0]), jnp.zeros((5, 2)))
     Array(12.5, dtype=float32)
     """
+    x = inexact(x, *jax.tree.leaves(params))
     slopes = jax.grad(lambda x: jnp.sum(logits(discriminator, params, x)))(x)
-    return 0.5 * jnp.sum(jnp.square(slopes)) / len(x)
+    return accumulated(lambda slopes: 0.5 * jnp.sum(jnp.square(slopes)) / len(x), slopes)
 
 
-def logits(discriminator: Apply, params: Params, x: Float[Array, "N *d"]) -> Float[Array, "N"]:
+def logits(discriminator: Apply, params: Params, x: Shaped[Array, "N *d"]) -> Float[Array, "N"]:
     """D(x) as one number per example.
 
     Errors: outputs that are not (N,) or (N, 1).
@@ -111,7 +114,7 @@ def logits(discriminator: Apply, params: Params, x: Float[Array, "N *d"]) -> Flo
     return d.reshape(len(x))
 
 
-def optimal_value(p: Float[Array, "K"], q: Float[Array, "K"]) -> Float[Array, ""]:
+def optimal_value(p: Shaped[Array, "K"], q: Shaped[Array, "K"]) -> Float[Array, ""]:
     """max_D E_p ln σ(D) + E_q ln(1 - σ(D)) = -ln 4 + 2 JSD(p ‖ q) for distributions on K points.
 
     It is reached by D = ln p - ln q. At p = q, where no D tells them apart, it is -ln 4.
@@ -121,10 +124,10 @@ def optimal_value(p: Float[Array, "K"], q: Float[Array, "K"]) -> Float[Array, ""
     >>> optimal_value(jnp.array([0.5, 0.5]), jnp.array([0.5, 0.5]))
     Array(-1.3862944, dtype=float32)
     """
-    return 2.0 * jensen_shannon_divergence(p, q) - math.log(4.0)
+    return accumulated(lambda p, q: 2.0 * jensen_shannon_divergence(p, q) - math.log(4.0), p, q)
 
 
-def jensen_shannon_divergence(p: Float[Array, "K"], q: Float[Array, "K"]) -> Float[Array, ""]:
+def jensen_shannon_divergence(p: Shaped[Array, "K"], q: Shaped[Array, "K"]) -> Float[Array, ""]:
     """½ KL(p ‖ m) + ½ KL(q ‖ m) with m = (p + q)/2, in nats: from 0 to ln 2.
 
     Source: Lin (1991).
@@ -133,7 +136,7 @@ def jensen_shannon_divergence(p: Float[Array, "K"], q: Float[Array, "K"]) -> Flo
     Array(0.6931472, dtype=float32)
     """
     entropy = lambda r: jnp.sum(jax.scipy.special.entr(r))
-    return entropy(0.5 * (p + q)) - 0.5 * (entropy(p) + entropy(q))
+    return accumulated(lambda p, q: entropy(0.5 * (p + q)) - 0.5 * (entropy(p) + entropy(q)), p, q)
 
 
 @partial(
@@ -147,7 +150,7 @@ def fit(
     generator: Apply,
     discriminator: Apply,
     params: Players,
-    x: Float[Array, "N *d"],
+    x: Shaped[Array, "N *d"],
     optimizers: Players,
     *,
     latent: int,
@@ -165,7 +168,8 @@ def fit(
         generator       ↓ generator_loss, on fakes of other latents z ~ N(0, I), (N, latent)
 
     The generator plays against the updated discriminator, or with `simultaneous` against the one
-    before. `optimizers` are a pair of pairs (init, update). `history` has per step both losses,
+    before. `optimizers` are a pair of pairs (init, update); one that needs an objective is told of
+    its player's loss on the same draws. `history` has per step both losses,
     "discriminator" and "generator", and "r1", the penalty before its weight. To go on, pass
     `params` and `state` of a Fit.
 
@@ -193,6 +197,7 @@ def fit(
             both.generator.init(params.generator), both.discriminator.init(params.discriminator)
         )
 
+    x = inexact(x, *jax.tree.leaves(params))
     state = iteration.begin("gan.fit", init, params, key, state)
 
     def step(params: Players, state: State, real: Array, key: Key) -> tuple:
@@ -214,12 +219,14 @@ def fit(
 
         slope, (d_loss, penalty) = jax.grad(discriminate, has_aux=True)(params.discriminator)
         judge, judge_state = iteration.descend(
-            both.discriminator, params.discriminator, state.optimizer.discriminator, slope
+            *(both.discriminator, params.discriminator, state.optimizer.discriminator, slope),
+            lambda theta: discriminate(theta)[0],
         )
         opponent = params.discriminator if simultaneous else judge
         g_loss, slope = jax.value_and_grad(generate)(params.generator, opponent)
         maker, maker_state = iteration.descend(
-            both.generator, params.generator, state.optimizer.generator, slope
+            *(both.generator, params.generator, state.optimizer.generator, slope),
+            lambda theta: generate(theta, opponent),
         )
         info = {"discriminator": d_loss, "generator": g_loss, "r1": penalty}
         state = state._replace(optimizer=Players(maker_state, judge_state))

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.generative import rbm
@@ -17,7 +17,7 @@ def init(
     sizes: tuple[int, ...],
     *,
     weight_std: float = 0.01,
-    mean: Float[Array, "visible"] | None = None,
+    mean: Shaped[Array, "visible"] | None = None,
 ) -> tuple[Params, ...]:
     """A restricted machine between every two neighboring layers, by `rbm.init`, the lowest first.
 
@@ -43,7 +43,7 @@ def init(
 
 def fit(
     machines: tuple[Params, ...],
-    x: Float[Array, "N visible"],
+    x: Shaped[Array, "N visible"],
     optimizer: Any,
     *,
     steps: int,

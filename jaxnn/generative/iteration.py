@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Bool, Int
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, takes_keywords
 from jaxnn.minibatches import (
     order_at,
     require_at_least_one,
@@ -21,7 +21,7 @@ from jaxnn.minibatches import (
     rows_at,
     shuffled,
 )
-from jaxnn.types import Array, Key, Params, PyTree
+from jaxnn.types import Array, Key, Objective, Params, PyTree
 
 
 class State(NamedTuple):
@@ -151,14 +151,20 @@ def chain_key(state: State) -> Key:
 
 
 def descend(
-    optimizer: Any, params: Params, optimizer_state: PyTree, grads: Params
+    optimizer: Any, params: Params, optimizer_state: PyTree, grads: Params, objective: Objective
 ) -> tuple[Params, PyTree]:
     """The params after an optimizer's step, and its next state.
 
+    `grads` is the gradient of the objective at the params. An optimizer whose update takes further
+    keywords is also passed `value`, `grad` and `value_fn`, as by `training.fit`.
+
     >>> from jaxnn import optimizers
     >>> descent, w = optimizers.gradient_descent(0.5), jnp.ones(2)
-    >>> descend(descent, w, descent.init(w), jnp.ones(2))[0]
+    >>> descend(descent, w, descent.init(w), jnp.ones(2), jnp.sum)[0]
     Array([0.5, 0.5], dtype=float32)
     """
-    updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
+    extra = {}
+    if takes_keywords(optimizer.update):
+        extra = {"value": objective(params), "grad": grads, "value_fn": objective}
+    updates, optimizer_state = optimizer.update(grads, optimizer_state, params, **extra)
     return tree.add(params, updates), optimizer_state

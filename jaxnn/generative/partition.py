@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import logsumexp, softplus
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.generative import rbm
 from jaxnn.generative.units import MOST, bernoulli, states
+from jaxnn.precision import accumulated, inexact_dtype, wide_dtype
 from jaxnn.types import Array, Key, Params
 
 BLOCK = 12
@@ -33,8 +34,12 @@ def log_partition(params: Params) -> Float[Array, ""]:
     >>> bool(jnp.isclose(log_partition(params), 5 * jnp.log(2.0)))
     True
     """
-    params, blocks, block = _enumeration(params)
-    return logsumexp(lax.map(lambda i: logsumexp(-rbm.free_energy(params, block(i))), blocks))
+
+    def summed(params: Params) -> Array:
+        params, blocks, block = _enumeration(params)
+        return logsumexp(lax.map(lambda i: logsumexp(-rbm.free_energy(params, block(i))), blocks))
+
+    return accumulated(summed, params)
 
 
 @jax.jit
@@ -49,6 +54,10 @@ def model_statistics(params: Params) -> Params:
     >>> print(model_statistics(params)["c"])
     [0.5 0.5]
     """
+    return accumulated(_expected_statistics, params)
+
+
+def _expected_statistics(params: Params) -> Params:
     smaller, blocks, block = _enumeration(params)
     log_z = log_partition(params)
 
@@ -84,8 +93,8 @@ def annealed_log_partition(
     params: Params,
     *,
     chains: int = 100,
-    betas: Float[Array, "K"] | None = None,
-    base: Float[Array, "visible"] | None = None,
+    betas: Shaped[Array, "K"] | None = None,
+    base: Shaped[Array, "visible"] | None = None,
 ) -> Annealed:
     """Annealed importance sampling of ln Z, from independent units to the model.
 
@@ -104,9 +113,8 @@ def annealed_log_partition(
     >>> bool(abs(found.log_partition - log_partition(params)) < 4 * found.standard_error)
     True
     """
-    W, b = params["W"], params["b"]
-    betas = jnp.linspace(0.0, 1.0, 1001, dtype=b.dtype) if betas is None else betas
-    a = b if base is None else base
+    betas = jnp.linspace(0.0, 1.0, 1001, dtype=wide_dtype(params["b"])) if betas is None else betas
+    base = params["b"] if base is None else base
     for name, size in (("chains", chains), ("betas", betas.size)):
         if size < 2:
             raise invalid(
@@ -115,6 +123,12 @@ def annealed_log_partition(
                 expected="at least 2",
                 remedy="A spread needs several chains, and annealing a way from 0 to 1.",
             )
+    estimate = accumulated(partial(_annealed, key, chains), params, base, betas)
+    return jax.tree.map(lambda a: a.astype(inexact_dtype(params["b"])), estimate)
+
+
+def _annealed(key: Key, chains: int, params: Params, a: Array, betas: Array) -> Annealed:
+    W, b = params["W"], params["b"]
 
     def at(beta: Array) -> Params:
         return {"W": beta * W, "b": (1.0 - beta) * a + beta * b, "c": beta * params["c"]}

@@ -3,7 +3,8 @@
     p(v, h) = exp(-E(v, h))/Z,   E(v, h) = -b·v - c·h - vᵀW h
 
 Parameters are {"W": (visible, hidden), "b": (visible,), "c": (hidden,)}. Units are on the last
-axis of v and h, which are 0 or 1 in the dtype of the parameters. Z is in `partition`.
+axis of v and h: 0 or 1 in the dtype of the parameters, or as integers or booleans. Z is in
+`partition`.
 """
 
 import math
@@ -13,13 +14,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float
+from jax.scipy.special import logit
+from jaxtyping import Float, Shaped
 
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
 from jaxnn.generative import iteration
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.generative.units import bernoulli
+from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, ArrayLike, Key, Params
 
 
@@ -29,7 +32,7 @@ def init(
     hidden: int,
     *,
     weight_std: float = 0.01,
-    mean: Float[Array, "visible"] | None = None,
+    mean: Shaped[Array, "visible"] | None = None,
 ) -> Params:
     """Small random weights, and biases with which the visible units have the given means.
 
@@ -52,8 +55,7 @@ def init(
     require_between("rbm.init(weight_std)", weight_std, 0.0, math.inf, remedy="It is a scale.")
     b = jnp.zeros(visible)
     if mean is not None:
-        mean = jnp.clip(mean, 0.01, 0.99)
-        b = jnp.log(mean) - jnp.log1p(-mean)
+        b = accumulated(lambda mean: logit(jnp.clip(mean, 0.01, 0.99)), mean)
     return {
         "W": weight_std * jax.random.normal(key, (visible, hidden), b.dtype),
         "b": b,
@@ -71,7 +73,7 @@ def transposed(params: Params) -> Params:
 
 
 def energy(
-    params: Params, v: Float[Array, "*N visible"], h: Float[Array, "*N hidden"]
+    params: Params, v: Shaped[Array, "*N visible"], h: Shaped[Array, "*N hidden"]
 ) -> Float[Array, "*N"]:
     """E(v, h) = -b·v - c·h - vᵀW h.
 
@@ -79,11 +81,14 @@ def energy(
     >>> energy(params, jnp.ones((1, 1)), jnp.ones((1, 1)))
     Array([-2.75], dtype=float32)
     """
-    interaction = jnp.sum(h * hidden_logits(params, v), axis=-1)
-    return -(v @ params["b"]) - interaction
+
+    def summed(params: Params, v: Array, h: Array) -> Array:
+        return -(v @ params["b"]) - jnp.sum(h * hidden_logits(params, v), axis=-1)
+
+    return accumulated(summed, params, v, h)
 
 
-def free_energy(params: Params, v: Float[Array, "*N visible"]) -> Float[Array, "*N"]:
+def free_energy(params: Params, v: Shaped[Array, "*N visible"]) -> Float[Array, "*N"]:
     """F(v) = -ln Σ_h exp(-E(v, h)) = -b·v - Σ_j ln(1 + exp(c_j + (vW)_j)).
 
     p(v) = exp(-F(v))/Z. That of hidden units is `free_energy(transposed(params), h)`.
@@ -92,12 +97,16 @@ def free_energy(params: Params, v: Float[Array, "*N visible"]) -> Float[Array, "
     >>> free_energy(params, jnp.ones((2, 1)))
     Array([-1.1931472, -1.1931472], dtype=float32)
     """
-    summed_out = jnp.sum(jax.nn.softplus(hidden_logits(params, v)), axis=-1)
-    return -(v @ params["b"]) - summed_out
+
+    def summed(params: Params, v: Array) -> Array:
+        summed_out = jnp.sum(jax.nn.softplus(hidden_logits(params, v)), axis=-1)
+        return -(v @ params["b"]) - summed_out
+
+    return accumulated(summed, params, v)
 
 
 def log_likelihood(
-    params: Params, v: Float[Array, "*N visible"], log_partition: ArrayLike
+    params: Params, v: Shaped[Array, "*N visible"], log_partition: ArrayLike
 ) -> Float[Array, "*N"]:
     """ln p(v) = -F(v) - ln Z, with ln Z from `partition`.
 
@@ -105,10 +114,14 @@ def log_likelihood(
     >>> log_likelihood(params, jnp.ones((1, 3)), 5 * math.log(2.0))
     Array([-2.0794415], dtype=float32)
     """
-    return -free_energy(params, v) - jnp.asarray(log_partition, v.dtype)
+
+    def normalized(params: Params, v: Array) -> Array:
+        return -free_energy(params, v) - jnp.asarray(log_partition, v.dtype)
+
+    return accumulated(normalized, params, v)
 
 
-def hidden_logits(params: Params, v: Float[Array, "*N visible"]) -> Float[Array, "*N hidden"]:
+def hidden_logits(params: Params, v: Shaped[Array, "*N visible"]) -> Float[Array, "*N hidden"]:
     """c + vW, the log-odds of p(h_j = 1 | v). Those of v given h are the transposed machine's.
 
     Errors: v whose last axis is not the visible units.
@@ -124,11 +137,11 @@ def hidden_logits(params: Params, v: Float[Array, "*N visible"]) -> Float[Array,
             expected=f"(..., {W.shape[0]})",
             remedy="Flatten pictures: the units are the last axis.",
         )
-    y = v @ W
+    y = inexact(v, W) @ W
     return y + jnp.broadcast_to(params["c"], y.shape)
 
 
-def hidden_mean(params: Params, v: Float[Array, "*N visible"]) -> Float[Array, "*N hidden"]:
+def hidden_mean(params: Params, v: Shaped[Array, "*N visible"]) -> Float[Array, "*N hidden"]:
     """p(h_j = 1 | v) = σ(c_j + Σ_i v_i W_ij), independently for every j.
 
     >>> hidden_mean(init(jax.random.key(0), 3, 2, weight_std=0.0), jnp.ones((1, 3)))
@@ -137,7 +150,7 @@ def hidden_mean(params: Params, v: Float[Array, "*N visible"]) -> Float[Array, "
     return jax.nn.sigmoid(hidden_logits(params, v))
 
 
-def visible_mean(params: Params, h: Float[Array, "*N hidden"]) -> Float[Array, "*N visible"]:
+def visible_mean(params: Params, h: Shaped[Array, "*N hidden"]) -> Float[Array, "*N visible"]:
     """p(v_i = 1 | h) = σ(b_i + Σ_j W_ij h_j), independently for every i.
 
     >>> visible_mean(init(jax.random.key(0), 3, 2, weight_std=0.0), jnp.ones((1, 2)))
@@ -147,7 +160,7 @@ def visible_mean(params: Params, h: Float[Array, "*N hidden"]) -> Float[Array, "
 
 
 def gibbs_step(
-    key: Key, params: Params, v: Float[Array, "*N visible"]
+    key: Key, params: Params, v: Shaped[Array, "*N visible"]
 ) -> tuple[Float[Array, "*N visible"], Float[Array, "*N hidden"]]:
     """Draw h ~ p(h | v), then v' ~ p(v | h); returns (v', h).
 
@@ -162,17 +175,17 @@ def gibbs_step(
 
 @jax.jit
 def gibbs(
-    key: Key, params: Params, v: Float[Array, "*N visible"], steps: ArrayLike
+    key: Key, params: Params, v: Shaped[Array, "*N visible"], steps: ArrayLike
 ) -> Float[Array, "*N visible"]:
     """The visible units after a number of Gibbs steps.
 
     >>> gibbs(jax.random.key(0), init(jax.random.key(1), 3, 2), jnp.ones((5, 3)), 10).shape
     (5, 3)
     """
-    return _chain(key, params, params, v, steps)
+    return _chain(key, params, params, inexact(v, params["W"]), steps)
 
 
-def statistics(params: Params, v: Float[Array, "N visible"]) -> Params:
+def statistics(params: Params, v: Shaped[Array, "N visible"]) -> Params:
     """The mean of -∂F(v)/∂θ over examples, in the shape of the parameters.
 
         W: mean v_i p(h_j = 1 | v),   b: mean v_i,   c: mean p(h_j = 1 | v)
@@ -181,12 +194,16 @@ def statistics(params: Params, v: Float[Array, "N visible"]) -> Params:
     >>> print(s["b"], s["c"])
     [0.5 0.5 0. ] [0.5 0.5]
     """
-    h = hidden_mean(params, v)
-    return {"W": v.T @ h / len(v), "b": jnp.mean(v, axis=0), "c": jnp.mean(h, axis=0)}
+
+    def averaged(params: Params, v: Array) -> Params:
+        h = hidden_mean(params, v)
+        return {"W": v.T @ h / len(v), "b": jnp.mean(v, axis=0), "c": jnp.mean(h, axis=0)}
+
+    return accumulated(averaged, params, v)
 
 
 def log_likelihood_gradient(
-    params: Params, v: Float[Array, "N visible"], samples: Float[Array, "M visible"]
+    params: Params, v: Shaped[Array, "N visible"], samples: Shaped[Array, "M visible"]
 ) -> Params:
     """The gradient of the mean log-likelihood: the statistics of data less those of the model.
 
@@ -201,11 +218,15 @@ def log_likelihood_gradient(
     >>> float(tree.norm(log_likelihood_gradient(params, v, v)))
     0.0
     """
-    return tree.sub(statistics(params, v), statistics(params, samples))
+
+    def difference(params: Params, v: Array, samples: Array) -> Params:
+        return tree.sub(statistics(params, v), statistics(params, samples))
+
+    return accumulated(difference, params, v, samples)
 
 
 def contrastive_divergence(
-    key: Key, params: Params, v: Float[Array, "N visible"], *, steps: int = 1
+    key: Key, params: Params, v: Shaped[Array, "N visible"], *, steps: int = 1
 ) -> Params:
     """CD-k: the gradient with, for the model, the data after k = `steps` Gibbs steps.
 
@@ -223,7 +244,7 @@ def contrastive_divergence(
 @partial(jax.jit, static_argnames=("optimizer", "steps", "batch_size", "chains", "up", "down"))
 def fit(
     params: Params,
-    x: Float[Array, "N visible"],
+    x: Shaped[Array, "N visible"],
     optimizer: Any,
     *,
     steps: int,
@@ -238,11 +259,14 @@ def fit(
     """Climb the log-likelihood by contrastive divergence, or by persistent chains.
 
     Every step moves the parameters by `optimizer` (a pair init, update; it is given the gradient
-    of -ln p) along `log_likelihood_gradient(params, batch, samples)`. The samples are the batch
+    of -ln p) along `log_likelihood_gradient(params, batch, samples)`. An optimizer that needs an
+    objective is told of mean F(batch) - mean F(samples) with the samples held fixed, of which this
+    is the gradient up to its sign. The samples are the batch
     after `gibbs_steps` Gibbs steps (CD-k); with a number of `chains` they are that many chains
     that go on from step to step (PCD), begun with independent units of log-odds b.
 
-    `x` is (N, visible) in [0, 1]; what is between is taken as a mean. `history` has per step
+    `x` is (N, visible) in [0, 1]; what is between is taken as a mean; integers and booleans become
+    numbers of the dtype of the parameters. `history` has per step
     "reconstruction_error", the mean of (v - p(v | mean h))² per unit, and "free_energy_gap", the
     mean free energy of the samples less that of the batch: its fall below 0 on data not trained on
     shows overfitting. To go on, pass `params` and `state` of a Fit.
@@ -265,6 +289,7 @@ def fit(
         raise invalid(
             "rbm.fit(chains)", got=chains, expected="an integer ≥ 1", remedy="None is CD-k."
         )
+    x = inexact(x, params["W"])
     state = iteration.begin("rbm.fit", optimizer.init, params, key, state)
     if chains is not None and state.chains is None:
         start = jnp.broadcast_to(params["b"], (chains, params["b"].size))
@@ -276,9 +301,15 @@ def fit(
         )
         begin = v if chains is None else state.chains
         samples = _chain(key, upward, downward, begin, gibbs_steps)
-        gradient = tree.sub(statistics(upward, v), statistics(upward, samples))
+        gradient = log_likelihood_gradient(upward, v, samples)
+
+        def objective(theta: Params) -> Array:
+            # Displaced like the parameters, so that its gradient is this one for any `up`.
+            theta = tree.add(upward, tree.sub(theta, params))
+            return jnp.mean(free_energy(theta, v)) - jnp.mean(free_energy(theta, samples))
+
         moved, optimizer_state = iteration.descend(
-            optimizer, params, state.optimizer, tree.scale(-1.0, gradient)
+            optimizer, params, state.optimizer, tree.scale(-1.0, gradient), objective
         )
         persistent = None if chains is None else samples
         state = state._replace(optimizer=optimizer_state, chains=persistent)

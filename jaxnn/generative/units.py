@@ -2,22 +2,24 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid
+from jaxnn.precision import inexact_dtype, wide
 from jaxnn.types import Array, ArrayLike, Key
 
 MOST = 20
 """The most units whose states are enumerated: 2²⁰ are a million."""
 
 
-def bernoulli(key: Key, logits: Float[Array, "..."]) -> Float[Array, "..."]:
+def bernoulli(key: Key, logits: Shaped[Array, "..."]) -> Float[Array, "..."]:
     """Independent units, each 1 with probability σ(logit), in the dtype of the logits.
 
     >>> bernoulli(jax.random.key(0), jnp.array([-100.0, 100.0]))
     Array([0., 1.], dtype=float32)
     """
-    return jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
+    # Drawn in at least float32: uniform numbers of half precision are multiples of 1/256.
+    return jax.random.bernoulli(key, jax.nn.sigmoid(wide(logits))).astype(inexact_dtype(logits))
 
 
 def states(

@@ -13,6 +13,7 @@ from jaxnn.nn.initializers import Initializer, normal
 from jaxnn.nn.layers import Layer, Sequences, dense, require_count, require_in_shape, stateless
 from jaxnn.nn.limit import Kernel
 from jaxnn.nn.parametrization import Parametrization, default_float
+from jaxnn.precision import accumulated, wide
 from jaxnn.types import Array, Key, Params, Shape
 
 
@@ -56,7 +57,9 @@ def embedding(
                 remedy="Convert tokens with astype(int); use nn.dense for real data.",
             )
         # Not JAX's default, by which -1 is the last token and a number too large the last one too.
-        tokens = jnp.where(x < 0, jnp.asarray(vocabulary, jnp.int32), x.astype(jnp.int32))
+        # Compared before they are narrowed, so that none is wrapped around into the vocabulary.
+        tokens = x.astype(int)
+        tokens = jnp.where((tokens < 0) | (tokens >= vocabulary), vocabulary, tokens)
         return params["W"].at[tokens].get(mode="fill", fill_value=jnp.nan)
 
     no_limit = limit.no_limit("embedding", "Take the kernel of what follows, on one-hot data.")
@@ -89,15 +92,19 @@ def positional_encoding(*, base: float = 10000.0) -> Layer:
 
     def encoded(x: Array) -> Array:
         _require_sequences("positional_encoding", x, None)
-        times, d = x.shape[1:]
-        sines = (d + 1) // 2
-        frequencies = base ** (-2.0 / d * jnp.arange(sines, dtype=x.dtype))
-        angles = jnp.outer(jnp.arange(times, dtype=x.dtype), frequencies)
-        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles[:, : d - sines])], axis=1)
-        return x + jnp.broadcast_to(waves, x.shape)
+        return accumulated(_with_waves, x, base=base)
 
     no_limit = limit.no_limit("positional_encoding", "Add it to the data instead.")
     return stateless("positional_encoding", encoded, no_limit)
+
+
+def _with_waves(x: Array, *, base: float) -> Array:
+    times, d = x.shape[1:]
+    sines = (d + 1) // 2
+    frequencies = base ** (-2.0 / d * jnp.arange(sines, dtype=x.dtype))
+    angles = jnp.outer(jnp.arange(times, dtype=x.dtype), frequencies)
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles[:, : d - sines])], axis=1)
+    return x + jnp.broadcast_to(waves, x.shape)
 
 
 def self_attention(
@@ -121,7 +128,7 @@ def self_attention(
     layer has a `.kernel`: softmax(K(x, x)) on either side of that of the values.
 
     Params are {"query", "key", "value", "out"}, each as of `nn.dense`,
-    whose options the others are. The softmax of half-precision data is taken in float32.
+    whose options the others are. Logits and softmax of half-precision data are taken in float32.
 
     Errors: heads < 1, features that heads do not divide, an unknown scaling, an x of another shape.
 
@@ -175,10 +182,8 @@ def self_attention(
             for name in ("query", "key", "value")
         )
         size = query.shape[-1]
-        logits = jnp.einsum("nthk,nshk->nhts", query, keys)
+        logits = jnp.einsum("nthk,nshk->nhts", wide(query), wide(keys))
         logits = logits / (size if scaling == "linear" else math.sqrt(size))
-        half = jnp.finfo(logits.dtype).bits < 32
-        logits = logits.astype(jnp.float32) if half else logits
         read = jnp.tril(jnp.ones((times, times), bool)) if causal else None
         if isinstance(x, Sequences):
             within = jnp.broadcast_to(x.mask()[:, None, None, :], logits.shape)

@@ -11,6 +11,7 @@ from jaxnn.errors import invalid
 from jaxnn.nn import limit
 from jaxnn.nn.layers import Layer, Sequences, identity
 from jaxnn.nn.limit import Kernel
+from jaxnn.precision import common
 from jaxnn.types import Array, Key, Params, Shape
 
 
@@ -91,9 +92,10 @@ def parallel(*layers: Layer, combine: Literal["sum", "product", "concatenate"] =
         return params, (*shapes[0][:-1], *last)
 
     def join(branches: list[Array]) -> Array:
-        if combine == "concatenate":
-            return jnp.concatenate(branches, axis=-1)
-        return reduce(jnp.add if combine == "sum" else jnp.multiply, branches)
+        if elementwise:
+            return reduce(jnp.add if combine == "sum" else jnp.multiply, common(*branches))
+        same = len({jnp.result_type(b) for b in branches}) == 1
+        return jnp.concatenate(branches if same else common(*branches), axis=-1)
 
     def apply(
         params: Params, x: Array | Sequences, *, key: Key | None = None, stats: Params = None

@@ -21,6 +21,7 @@ from jaxnn.nn.windows import (
     wrap,
     wrap_for,
 )
+from jaxnn.precision import common
 from jaxnn.types import Array, Key, Params, Shape
 
 _AXES = "HWD"
@@ -95,7 +96,7 @@ def conv(
         weight = params["W"]
         require_spatial("conv", x, len(own.size), weight.shape[-2] * groups)
         places("conv.apply", own, x.shape[1:-1])
-        x, weight = _one_dtype(x, weight)
+        x, weight = common(x, weight)  # unlike `@`, `lax` does not promote
         circular = own.padding == "CIRCULAR"
         y = lax.conv_general_dilated(
             wrap_for(own, x) if circular else x,
@@ -183,7 +184,7 @@ def conv_transpose(
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         weight = params["W"]
         require_spatial(name, x, len(own.size), weight.shape[-2])
-        x, weight = _one_dtype(x, weight)
+        x, weight = common(x, weight)  # unlike `@`, `lax` does not promote
         if own.padding == "CIRCULAR":
             zero = jnp.zeros((), x.dtype)
             between = [(0, 0, 0), *((0, s - 1, s - 1) for s in own.strides), (0, 0, 0)]
@@ -202,12 +203,6 @@ def conv_transpose(
 
     no_limit = limit.no_limit(name, "Take the kernel of the finite network, or use nn.conv.")
     return Layer(init, apply, no_limit, name)
-
-
-def _one_dtype(x: Array, weight: Array) -> tuple[Array, Array]:
-    """Both in the dtype of their product: unlike `@`, `lax` does not promote."""
-    dtype = jnp.result_type(x, weight)
-    return x.astype(dtype), weight.astype(dtype)
 
 
 def _dimension_numbers(axes: int) -> tuple[str, str, str]:

@@ -7,18 +7,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int, Num
+from jaxtyping import Bool, Integer, Num
 
 from jaxnn.errors import invalid, require_between
 from jaxnn.nn import limit
 from jaxnn.nn.initializers import Initializer
 from jaxnn.nn.limit import Kernel
 from jaxnn.nn.parametrization import Parametrization, weights
+from jaxnn.precision import inexact
 from jaxnn.types import Array, Key, Params, Shape
 
 
 class Layer(NamedTuple):
     """A network, or a piece of one: three pure functions, and what is to be known of them.
+
+    Where a layer computes with integers or booleans, they become floating-point numbers first, in
+    the dtype of its parameters; the tokens of `nn.embedding` stay integers.
 
     init    (key, in_shape) -> (params, out_shape); shapes have no batch axis
     apply   (params, x, *, key=None, stats=None) -> y; batch axis first
@@ -54,13 +58,14 @@ class Sequences(NamedTuple):
     """
 
     values: Num[Array, "N T ..."]
-    lengths: Int[Array, "N"]
+    lengths: Integer[Array, "N"]
 
     def mask(self) -> Bool[Array, "N T"]:
         """Which times are within each sequence."""
-        times = jnp.arange(self.values.shape[1], dtype=self.lengths.dtype)
+        # Not in the dtype of the lengths: there are more times than bytes count.
+        times = jnp.arange(self.values.shape[1], dtype=int)
         shape = self.values.shape[:2]
-        lengths = jnp.broadcast_to(self.lengths[:, None], shape)
+        lengths = jnp.broadcast_to(self.lengths[:, None].astype(int), shape)
         return jnp.broadcast_to(times[None, :], shape) < lengths
 
 
@@ -117,7 +122,7 @@ def dense(
                 remedy="Use the in_shape of init, nn.flatten() before dense, or x[None] for one "
                 "example.",
             )
-        return own.shift(params, x @ weight, fan_in)
+        return own.shift(params, inexact(x, weight) @ weight, fan_in)
 
     def kernel(kernel: Kernel) -> Kernel:
         return limit.affine(kernel, features, weight_std, bias_std, parametrization)
@@ -180,6 +185,7 @@ def dropout(drop_probability: float) -> Layer:
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         if key is None:
             return x
+        x = inexact(x)
         kept = jax.random.bernoulli(key, keep_probability, x.shape)
         return jnp.where(kept, x / keep_probability, jnp.zeros_like(x))
 

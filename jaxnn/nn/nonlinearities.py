@@ -7,9 +7,10 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
 from jaxnn.nn import activations, duals, limit, quadrature
 from jaxnn.nn.layers import Layer, require_count, require_in_shape, stateless
+from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, Key, Params, Shape
 
 
@@ -28,7 +29,8 @@ def elementwise(
     """
     name = name or getattr(fn, "__name__", type(fn).__name__)
     dual = quadrature.kinked(fn) if dual is None else dual
-    return stateless(name, fn, partial(limit.activate, dual=dual, layer=name))
+    kernel = partial(limit.activate, dual=dual, layer=name)
+    return stateless(name, lambda x: fn(inexact(x)), kernel)
 
 
 def relu() -> Layer:
@@ -86,7 +88,11 @@ def piecewise_linear(negative: float, positive: float) -> Layer:
     >>> piecewise_linear(-1.0, 2.0).apply((), jnp.array([[-3.0, 3.0]]))
     Array([[3., 6.]], dtype=float32)
     """
-    fn = lambda x: jnp.where(x > 0, positive * x, negative * x)
+
+    def fn(x: Array) -> Array:
+        require_real("piecewise_linear: x", x)
+        return jnp.where(x > 0, positive * x, negative * x)
+
     dual = duals.piecewise_linear(negative, positive, at_zero=negative)
     return elementwise(fn, dual=dual, name="piecewise_linear")
 
@@ -117,7 +123,8 @@ def rbf(gamma: float = 1.0) -> Layer:
     remedy = "It is the inverse of a squared length, halved."
     require_between("rbf(gamma)", gamma, 0.0, math.inf, low_open=True, remedy=remedy)
     frequency = math.sqrt(2.0 * gamma)
-    fn = lambda x: math.sqrt(2.0) * jnp.sin(frequency * x + math.pi / 4.0)
+    wave = lambda x: math.sqrt(2.0) * jnp.sin(frequency * x + math.pi / 4.0)
+    fn = partial(accumulated, wave)
     return elementwise(fn, dual=duals.rbf(gamma), name="rbf")
 
 

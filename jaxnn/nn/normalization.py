@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn import tree
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
 from jaxnn.nn import limit
 from jaxnn.nn.layers import Layer, require_count, require_in_shape
 from jaxnn.nn.parametrization import default_float
+from jaxnn.precision import accumulated
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree, Shape
 
 
@@ -22,8 +23,8 @@ def batch_norm(*, epsilon: float = 1e-5, scale: bool = True, shift: bool = True)
 
     μ and σ² = mean((x - μ)²) are those of the batch if `stats` is None, those of the population
     otherwise: stats {"mean": μ, "variance": σ²}, which `nn.calibrate` computes. Params are
-    {"scale": γ, "shift": β}, 1 and 0 at first; an option left out leaves its entry out. Moments of
-    half-precision data are taken in float32.
+    {"scale": γ, "shift": β}, 1 and 0 at first; an option left out leaves its entry out.
+    Half-precision data are normalized in float32.
 
     Errors: epsilon < 0, stats without mean and variance.
 
@@ -39,16 +40,19 @@ def batch_norm(*, epsilon: float = 1e-5, scale: bool = True, shift: bool = True)
 
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         _require_batch("batch_norm", x)
-        wide = _wide(x)
-        if stats is None or isinstance(stats, _Recorder):
-            axes = tuple(range(x.ndim - 1))
-            mean, variance = jnp.mean(wide, axes), jnp.var(wide, axes)
-            if isinstance(stats, _Recorder):
-                stats.record(mean, variance, x.size // x.shape[-1])
-        else:
-            mean, variance = _moments(stats)
-        y = _normalized(wide, mean.astype(wide.dtype), variance.astype(wide.dtype), epsilon)
-        return _affine(params, y.astype(x.dtype))
+
+        def normalized(x: Array, *affine: Array) -> Array:
+            if stats is None or isinstance(stats, _Recorder):
+                axes = tuple(range(x.ndim - 1))
+                mean, variance = jnp.mean(x, axes), jnp.var(x, axes)
+                if isinstance(stats, _Recorder):
+                    stats.record(mean, variance, x.size // x.shape[-1])
+            else:
+                mean, variance = (moment.astype(x.dtype) for moment in _moments(stats))
+            y = _normalized(x, mean, variance, epsilon)
+            return _affine(dict(zip(params, affine, strict=True)), y)
+
+        return accumulated(normalized, x, *params.values())
 
     init = _init("batch_norm", scale, shift)
     return Layer(init, apply, limit.no_limit("batch_norm", remedy), "batch_norm")
@@ -74,10 +78,13 @@ def layer_norm(*, epsilon: float = 1e-6, scale: bool = True, shift: bool = True)
 
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         _require_batch("layer_norm", x)
-        wide = _wide(x)
-        mean = jnp.mean(wide, -1, keepdims=True)
-        variance = jnp.var(wide, -1, keepdims=True)
-        return _affine(params, _normalized(wide, mean, variance, epsilon).astype(x.dtype))
+
+        def normalized(x: Array, *affine: Array) -> Array:
+            mean, variance = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
+            y = _normalized(x, mean, variance, epsilon)
+            return _affine(dict(zip(params, affine, strict=True)), y)
+
+        return accumulated(normalized, x, *params.values())
 
     init = _init("layer_norm", scale, shift)
     kernel = partial(limit.normalize, epsilon=epsilon, scale=scale, shift=shift)
@@ -236,10 +243,6 @@ def _affine(params: Params, y: Array) -> Array:
     return y
 
 
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.float32 if jnp.finfo(x.dtype).bits < 32 else x.dtype)
-
-
 def _require_epsilon(name: str, epsilon: float) -> None:
     remedy = "It keeps the division finite where a feature is constant."
     require_between(f"{name}(epsilon)", epsilon, 0.0, float("inf"), remedy=remedy)
@@ -253,4 +256,4 @@ def _require_batch(name: str, x: Array) -> None:
             expected="(N, ..., features), batch axis first",
             remedy="Use x[None] for one example.",
         )
-    tree.require_differentiable(f"{name}.apply: x", x)
+    require_real(f"{name}.apply: x", x)

@@ -1,4 +1,8 @@
-"""Pooling: one number for each window of the spatial axes, or for all of them, per channel."""
+"""Pooling: one number for each window of the spatial axes, or for all of them, per channel.
+
+Integers become floating-point numbers first, and sums and means of half precision are accumulated
+in float32 (see `jaxnn.precision`).
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_real
 from jaxnn.nn import limit
 from jaxnn.nn.layers import Layer, Sequences, require_in_shape
 from jaxnn.nn.windows import Padding, Windows, places, require_spatial, windows, wrap_for
+from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, Key, Params, Shape
 
 
@@ -33,7 +38,11 @@ def max_pool(
     Array([5., 7.], dtype=float32)
     """
     no_limit = limit.no_limit("max_pool", _NO_LIMIT)
-    reduce = lambda x, own: _reduce(x, own, lax.max)
+
+    def reduce(x: Array, own: Windows) -> Array:
+        require_real("max_pool.apply: x", x)
+        return _reduce(inexact(x), own, lax.max)
+
     return _pool("max_pool", window, strides, padding, reduce, lambda own: no_limit)
 
 
@@ -45,7 +54,7 @@ def sum_pool(
     >>> sum_pool((2, 2)).apply((), jnp.arange(8.0).reshape(1, 2, 4, 1)).ravel()
     Array([10., 18.], dtype=float32)
     """
-    reduce = lambda x, own: _reduce(x, own, lax.add)
+    reduce = lambda x, own: accumulated(_reduce, x, own=own, operation=lax.add)
     kernel = partial(limit.pool, layer="sum_pool", mean=False, border=True)
     return _pool(
         "sum_pool", window, strides, padding, reduce, lambda own: partial(kernel, windows=own)
@@ -70,7 +79,7 @@ def avg_pool(
     Array([2.5, 4.5], dtype=float32)
     """
 
-    def mean(x: Array, own: Windows) -> Array:
+    def mean(x: Array, *, own: Windows) -> Array:
         total = _reduce(x, own, lax.add)
         if own.padding != "SAME" or count_padding:
             return total / math.prod(own.size)
@@ -81,7 +90,8 @@ def avg_pool(
         border = own.padding != "SAME" or count_padding
         return partial(limit.pool, windows=own, layer="avg_pool", mean=True, border=border)
 
-    return _pool("avg_pool", window, strides, padding, mean, kernel)
+    reduce = lambda x, own: accumulated(mean, x, own=own)
+    return _pool("avg_pool", window, strides, padding, reduce, kernel)
 
 
 def global_avg_pool() -> Layer:
@@ -170,15 +180,23 @@ def _global_pool(name, reduce, kernel) -> Layer:
                 expected="(N, *spatial, C), batch axis first, channels last",
                 remedy="Add a channel axis by x[..., None].",
             )
-        if not isinstance(x, Sequences):
-            return reduce(values, axis=tuple(range(1, values.ndim - 1)))
-        within = jnp.broadcast_to(x.mask()[..., None], values.shape)
         if reduce is jnp.max:
-            return jnp.max(values, axis=1, where=within, initial=-jnp.inf)
-        total = jnp.sum(values, axis=1, where=within)
-        if reduce is jnp.sum:
-            return total
-        count = jnp.maximum(x.lengths, 1).astype(total.dtype)
-        return total / jnp.broadcast_to(count[:, None], total.shape)
+            require_real(f"{name}.apply: x", values)
+        if not isinstance(x, Sequences):
+            return accumulated(reduce, values, axis=tuple(range(1, values.ndim - 1)))
+        within = jnp.broadcast_to(x.mask()[..., None], values.shape)
+        # Sequences of no entries have the mean 0.
+        count = jnp.maximum(x.lengths, 1) if reduce is jnp.mean else None
+        return accumulated(partial(_reduce_times, reduce, within=within, count=count), values)
 
     return Layer(init, apply, kernel, name, reads_lengths=True, mixes_positions=True)
+
+
+def _reduce_times(reduce, x: Array, *, within: Array, count: Array | None) -> Array:
+    """The maximum, sum or mean of those times (axis 1) that are within a sequence."""
+    if reduce is jnp.max:
+        return jnp.max(x, axis=1, where=within, initial=-jnp.inf)
+    total = jnp.sum(x, axis=1, where=within)
+    if count is None:
+        return total
+    return total / jnp.broadcast_to(count[:, None].astype(total.dtype), total.shape)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid, require_between
 from jaxnn.nn import limit, recurrence
@@ -16,6 +16,7 @@ from jaxnn.nn.layers import Layer, Sequences, require_count, require_in_shape
 from jaxnn.nn.limit import Kernel
 from jaxnn.nn.nonlinearities import tanh
 from jaxnn.nn.parametrization import Parametrization, default_float, weights
+from jaxnn.precision import inexact
 from jaxnn.types import Array, Key, Params, Shape
 
 Output = Literal["last", "sequence"]
@@ -23,8 +24,8 @@ Output = Literal["last", "sequence"]
 
 def rnn_cell(
     params: Params,
-    h: Float[Array, "N h"],
-    x: Float[Array, "N d"],
+    h: Shaped[Array, "N h"],
+    x: Shaped[Array, "N d"],
     activation: Callable[[Array], Array] = jnp.tanh,
 ) -> Float[Array, "N h"]:
     """One step of the simple recurrent network, h' = φ(xW + hU + b).
@@ -35,11 +36,11 @@ def rnn_cell(
     >>> rnn_cell(params, jnp.ones((1, 1)), jnp.ones((1, 1)), lambda u: u)
     Array([[2.]], dtype=float32)
     """
-    return _rnn_step(activation)(params, h, _projected(params, x))
+    return _rnn_step(activation)(params, inexact(h, params["U"]), _projected(params, x))
 
 
 def lstm_cell(
-    params: Params, state: tuple[Array, Array], x: Float[Array, "N d"]
+    params: Params, state: tuple[Array, Array], x: Shaped[Array, "N d"]
 ) -> tuple[Array, Array]:
     """One step (h, c) ↦ (h', c') of long short-term memory.
 
@@ -53,10 +54,13 @@ def lstm_cell(
     >>> lstm_cell(params, (jnp.ones((1, 1)), jnp.ones((1, 1))), jnp.ones((1, 1)))[1]
     Array([[0.5]], dtype=float32)
     """
-    return _lstm_step(params, state, _projected(params, x))
+    h, c = (inexact(part, params["U"]) for part in state)
+    return _lstm_step(params, (h, c), _projected(params, x))
 
 
-def gru_cell(params: Params, h: Float[Array, "N h"], x: Float[Array, "N d"]) -> Float[Array, "N h"]:
+def gru_cell(
+    params: Params, h: Shaped[Array, "N h"], x: Shaped[Array, "N d"]
+) -> Float[Array, "N h"]:
     """One step of the gated recurrent unit, h' = (1 - z)·n + z·h.
 
         r, z = σ(xW_r + hU_r + b_r), σ(xW_z + hU_z + b_z),   n = tanh(xW_n + b_n + r·(hU_n + c))
@@ -69,7 +73,7 @@ def gru_cell(params: Params, h: Float[Array, "N h"], x: Float[Array, "N d"]) -> 
     >>> gru_cell({**params, "c": jnp.zeros(1)}, jnp.ones((1, 1)), jnp.ones((1, 1)))
     Array([[0.5]], dtype=float32)
     """
-    return _gru_step(params, h, _projected(params, x))
+    return _gru_step(params, inexact(h, params["U"]), _projected(params, x))
 
 
 def rnn(
@@ -279,6 +283,7 @@ def _recurrent(
                 expected=f"(N, T, {d}), batch axis first",
                 remedy="Use the in_shape of init, or x[None] for one sequence.",
             )
+        values = inexact(values, params["W"])
         times = jnp.moveaxis(values, 1, 0)
         within = jnp.moveaxis(x.mask(), 1, 0) if isinstance(x, Sequences) else None
 
@@ -321,7 +326,7 @@ def _recurrent_shape(in_shape: Shape, features: int, output: Output) -> Shape:
 
 
 def _projected(params: Params, x: Array) -> Array:
-    y = x @ params["W"]
+    y = inexact(x, params["W"]) @ params["W"]
     return y + jnp.broadcast_to(params["b"], y.shape)
 
 
