@@ -97,7 +97,10 @@ def _transpose(eqn: JaxprEqn) -> list[Axes]:
 
 
 def _broadcast_in_dim(eqn: JaxprEqn) -> list[Axes]:
-    return [dict(enumerate(eqn.params["broadcast_dimensions"])), *({} for _ in eqn.invars[1:])]
+    return [
+        dict(enumerate(map(int, eqn.params["broadcast_dimensions"]))),
+        *({} for _ in eqn.invars[1:]),
+    ]
 
 
 def _pad(eqn: JaxprEqn) -> list[Axes]:

@@ -63,13 +63,14 @@ class ChannelFactors(NamedTuple):
 def channel(
     program: Program, leaves: Sequence[Any], leaf: int, value: int, index: np.ndarray
 ) -> Channel | None:
-    """The channel of parameter `leaf` through `value`, None if c_k depends on other columns.
+    """The channel of parameter `leaf` through `value`, None if c_k depends on others or is complex.
 
     index  (B, C, K) numbers of the parameter's own entries
     """
     numbers = [n for n, e in enumerate(program.equations) if e.outputs[:1] == (value,)]
     axes = _axes(index, leaves[leaf].shape) if index.size == leaves[leaf].size else None
-    if not numbers or axes is None:
+    is_real = jnp.issubdtype(program.avals[value].dtype, jnp.floating)
+    if not numbers or axes is None or not is_real:
         return None
     blocks, rows, columns = index.shape
     found = Channel(leaf, value, numbers[0], (blocks, rows, columns), axes)

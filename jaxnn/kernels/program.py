@@ -1,7 +1,7 @@
 """A function as a list of equations that can be read, and run again with taps in it.
 
-Every value is known to be *varying* (it depends on the data) or not, and from which parameters it
-comes. `unfolding.trace` makes the program of a function.
+Every value is known to be *varying* (it depends on the data) or not, and to which parameters its
+derivative goes. `unfolding.trace` makes the program of a function.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,7 +44,8 @@ class Program:
     outputs    values that `run` returns
     constants  value number -> array, for what depends on no input
     avals      shape and dtype of every value
-    sources    of every value, the positions of the parameter inputs that it depends on
+    sources    of every value, the positions of the parameter inputs that its derivative goes to;
+               integers, booleans and keys have none, however they are computed
     varying    of every value, whether it depends on the data
     """
 
@@ -57,7 +58,7 @@ class Program:
     varying: list[bool] = field(default_factory=list)
 
     def is_parameter(self, value: int) -> bool:
-        """Whether the value depends on parameters and not on the data."""
+        """Whether the value can be differentiated by parameters and does not depend on the data."""
         return bool(self.sources[value]) and not self.varying[value]
 
     def producer(self, value: int) -> Equation | None:

@@ -5,7 +5,8 @@ columns. Its gradient then has no factors in the parameters, but an equal functi
 
     x (A B) = (x A) B,   x (P ± Q) = x P ± x Q,   x (V c) = (x V) c,   x (c V) = (x c) V
 
-where c is constant along the axes of V that are summed over, or along all others.
+where c is constant along the axes of V that are summed over, or along all others. A complex weight
+P + iQ of real parameters is such a sum.
 """
 
 import string
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -49,13 +51,28 @@ def regrouped(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> Regro
         product = _Convolution(eqn.params)
     else:
         return None
+    data = inputs[1 - position]
     composed = program.producer(inputs[position])
-    while composed is not None and composed.primitive is p.transpose_p:
-        product = product.transposed(composed.params["permutation"])
+    while composed is not None:
+        if composed.primitive is p.transpose_p:
+            product = product.transposed(composed.params["permutation"])
+        elif not _makes_complex(program, composed, data):
+            break
         composed = program.producer(composed.inputs[0])
     if composed is None or composed.primitive not in _RULES:
         return None
-    return _RULES[composed.primitive](program, composed, product, inputs[1 - position])
+    return _RULES[composed.primitive](program, composed, product, data)
+
+
+def _makes_complex(program: Program, equation: Equation, data: int) -> bool:
+    """Whether a weight was only converted to the complex type of the data it multiplies."""
+    target = program.avals[data].dtype
+    converts = equation.primitive is p.convert_element_type_p
+    return (
+        converts
+        and jnp.iscomplexobj(program.avals[data])
+        and target == equation.params["new_dtype"]
+    )
 
 
 class _Einsum(NamedTuple):
@@ -67,7 +84,9 @@ class _Einsum(NamedTuple):
     options: dict[str, Any]
 
     def times(self, data: Array, weight: Array) -> Array:
-        return jnp.einsum(f"{self.data},{self.weight}->{self.output}", data, weight, **self.options)
+        letters = f"{self.data},{self.weight}->{self.output}"
+        with jax.numpy_dtype_promotion("standard"):  # dot_general takes complex times real
+            return jnp.einsum(letters, data, weight, **self.options)
 
     def transposed(self, order: tuple[int, ...]) -> "_Einsum":
         """The product with a weight whose transpose this product takes."""
@@ -89,7 +108,8 @@ class _Convolution(NamedTuple):
     params: dict[str, Any]
 
     def times(self, data: Array, weight: Array) -> Array:
-        return bind(Equation(p.conv_general_dilated_p, self.params, (), ()), [data, weight])[0]
+        equation = Equation(p.conv_general_dilated_p, self.params, (), ())
+        return bind(equation, [data, weight.astype(data.dtype)])[0]
 
     def transposed(self, order: tuple[int, ...]) -> "_Convolution":
         numbers = self.params["dimension_numbers"]
@@ -177,6 +197,18 @@ def _sum_of_two(
     return Regrouping(function, (data, *composed.inputs))
 
 
+def _complex_sum(
+    program: Program, composed: Equation, product: _Product, data: int
+) -> Regrouping | None:
+    dtype = program.avals[composed.outputs[0]].dtype
+
+    def function(x: Array, real: Array, imaginary: Array) -> Array:
+        first, second = (product.times(x, part.astype(dtype)) for part in (real, imaginary))
+        return first + 1j * second
+
+    return Regrouping(function, (data, *composed.inputs))
+
+
 def _scaled(
     program: Program, composed: Equation, product: _Product, data: int
 ) -> Regrouping | None:
@@ -212,8 +244,12 @@ def _scaled_by(
 ) -> Array:
     """array c or array / c, where the axes of c are `axes` of the array."""
     order = sorted(range(len(axes)), key=axes.__getitem__)
-    c = compact(c).astype(array.dtype).transpose(order)
-    return bind(composed, [array, lax.broadcast_in_dim(c, array.shape, sorted(axes))])[0]
+    c = compact(c).transpose(order)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(array.dtype, c.dtype)
+    array, c = array.astype(dtype), c.astype(dtype)
+    c = lax.broadcast_in_dim(c, array.shape, sorted(axes))
+    return bind(composed, [array, c])[0]
 
 
 def _compact(program: Program, value: int) -> tuple[Callable[[Array], Array], int, list[int]]:
@@ -239,6 +275,7 @@ _RULES: dict[Any, Callable[[Program, Equation, _Product, int], Regrouping | None
     p.dot_general_p: _product_of_two,
     p.add_p: _sum_of_two,
     p.sub_p: _sum_of_two,
+    p.complex_p: _complex_sum,
     p.mul_p: _scaled,
     p.div_p: _scaled,
 }

@@ -229,13 +229,26 @@ def _term_factors(
         cotangent = _at(cotangents, member.path)
         column = jax.vmap(lambda g, of=column_of, m=member: fold(of(g), m.loops))(cotangent)
         kind = _kind(member)
+        row, column = _real(row, column, member.scale, dtype)
         rows[kind].append(row if kind[0] else row.astype(dtype))
-        scale = jnp.asarray(member.scale, dtype)
-        columns[kind].append(column.astype(dtype) * scale)
+        columns[kind].append(column)
     return tuple(
         (jnp.concatenate(rows[kind], axis=1), jnp.concatenate(columns[kind], axis=2))
         for kind in rows
     )
+
+
+def _real(row: Array, column: Array, scale: Any, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Real factors of Re(scale Σ_t row ⊗ column), the gradient of real parameters.
+
+    Where both factors are complex, their imaginary parts become positions of their own.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        column = column.astype(jnp.promote_types(column.dtype, dtype)) * scale
+    if jnp.iscomplexobj(column) and jnp.iscomplexobj(row):
+        column = jnp.concatenate([column.real, -column.imag], axis=2)
+        row = jnp.concatenate([row.real, row.imag], axis=1)
+    return row.real, column.real.astype(dtype)
 
 
 def _kind(member: Member) -> tuple[bool, bool]:

@@ -81,12 +81,19 @@ def loose_ends(program: Program) -> frozenset[int]:
 
 
 def _origin(program: Program, value: int) -> int:
-    """What the value is a broadcast or another shape of."""
+    """What the value is a broadcast, another shape or, for complex values, the real part of."""
     equation = program.producer(value)
-    while equation is not None and equation.primitive in (p.broadcast_in_dim_p, p.reshape_p):
+    while equation is not None and (
+        equation.primitive in (p.broadcast_in_dim_p, p.reshape_p)
+        or (equation.primitive is p.convert_element_type_p and _is_complex(program, value))
+    ):
         value = equation.inputs[0]
         equation = program.producer(value)
     return value
+
+
+def _is_complex(program: Program, value: int) -> bool:
+    return jnp.issubdtype(program.avals[value].dtype, jnp.complexfloating)
 
 
 def uses(program: Program, inputs: dict[int, View]) -> dict[Path, Use]:
@@ -347,7 +354,7 @@ def _sum(program: Program, equation: Equation) -> Site | None:
     return Site(
         "sum",
         bias,
-        row=lambda operands: jnp.ones((1, 1, 1), output.dtype),
+        row=lambda operands: jnp.ones((1, 1, 1), jnp.finfo(output.dtype).dtype),
         column=lambda cotangent: cotangent.reshape(1, 1, -1),
         matrix=lambda index: np.asarray(index).reshape(1, 1, -1),
     )

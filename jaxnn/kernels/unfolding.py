@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
-from jax.extend.core.primitives import closed_call_p, jit_p, remat_p, scan_p
+from jax.extend.core.primitives import closed_call_p, jit_p, remat_p, scan_p, stop_gradient_p
 
 from jaxnn.kernels.program import Equation, Program, bind, is_concrete
 from jaxnn.kernels.rewriting import regrouped
@@ -119,7 +120,10 @@ def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
 def _append(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> list[int]:
     sources = frozenset().union(*(program.sources[i] for i in inputs))
     varying = any(program.varying[i] for i in inputs)
-    outputs = [_new(program, v.aval, sources, varying) for v in eqn.outvars]
+    outputs = [
+        _new(program, v.aval, sources if _has_gradient(eqn, v.aval) else frozenset(), varying)
+        for v in eqn.outvars
+    ]
     body = None
     if eqn.primitive is scan_p and varying and any(program.is_parameter(i) for i in inputs):
         body = _scan_body(program, eqn, inputs)
@@ -128,6 +132,11 @@ def _append(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> list[in
         Equation(eqn.primitive, eqn.params, inputs, tuple(outputs), body, scan)
     )
     return outputs
+
+
+def _has_gradient(eqn: JaxprEqn, output: Any) -> bool:
+    """Whether derivatives pass: not to comparisons, indices and keys, though weights made them."""
+    return eqn.primitive is not stop_gradient_p and jnp.issubdtype(output.dtype, jnp.inexact)
 
 
 def _scan_body(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> Program | None:
@@ -143,7 +152,8 @@ def _scan_body(program: Program, eqn: JaxprEqn, inputs: tuple[int, ...]) -> Prog
         elif program.is_parameter(outer):
             inner = _new(body, var.aval, frozenset([position]), False)
         else:
-            inner = _new(body, var.aval, frozenset(), True)
+            known = position < consts and not program.varying[outer]  # a choice made by weights
+            inner = _new(body, var.aval, frozenset(), not known)
         body.inputs.append(inner)
     body.outputs.extend(_inline(body, closed.jaxpr, closed.consts, body.inputs))
     _forget_unused(body)

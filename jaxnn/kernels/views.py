@@ -15,7 +15,6 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.extend.core import primitives as p
 
-from jaxnn.errors import concrete
 from jaxnn.kernels.program import Equation, Program, bind, is_concrete
 
 CONSTANT = -1
@@ -108,9 +107,9 @@ def _moved(program: Program, equation: Equation, of: Callable[[int], View]) -> V
 
 
 def _converted(program: Program, equation: Equation, of: Callable[[int], View]) -> View:
-    aval = program.avals[equation.outputs[0]]
-    if not jnp.issubdtype(aval.dtype, jnp.floating):
-        raise NotAViewError
+    before, after = (program.avals[i].dtype for i in (*equation.inputs, *equation.outputs))
+    if jnp.issubdtype(before, jnp.complexfloating) > jnp.issubdtype(after, jnp.complexfloating):
+        raise NotAViewError  # the imaginary part is dropped
     return of(equation.inputs[0])
 
 
@@ -128,8 +127,7 @@ def _scaled(program: Program, equation: Equation, of: Callable[[int], View]) -> 
     if factor is None or np.size(factor) != 1 or not same_shape:
         raise NotAViewError
     index, scale = of(first)
-    number = concrete(jnp.reshape(factor, ()))
-    factor = jnp.reshape(factor, ()) if number is None else number
+    factor = np.asarray(factor).item() if is_concrete(factor) else jnp.reshape(factor, ())
     return View(index, scale * factor if equation.primitive is p.mul_p else scale / factor)
 
 
@@ -144,5 +142,5 @@ _RULES: dict[Primitive, Callable[[Program, Equation, Callable[[int], View]], Vie
 
 def same_scale(first: Any, second: Any) -> bool:
     """Whether two scales are surely equal; traced ones only if they are one object."""
-    both_known = isinstance(first, float) and isinstance(second, float)
+    both_known = all(isinstance(scale, float | complex) for scale in (first, second))
     return first is second or (both_known and first == second)

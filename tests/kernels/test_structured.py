@@ -1,40 +1,13 @@
 """The structured kernel against the contraction of jax.jacrev, on a zoo of functions."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
+from zoo import flat, jacobian_kernel
 
 from jaxnn import kernels
-
-
-def jacobian_kernel(f, params, x1, x2):
-    """Σ_θ ∂f_a(x)/∂θ ∂f_b(x')/∂θ from the Jacobian of the whole batch, (N1, N2, O, O)."""
-
-    def rows(x):
-        def vector(p):
-            return jnp.concatenate(
-                [y.reshape(x.shape[0], -1) for y in jax.tree.leaves(f(p, x))], axis=1
-            )
-
-        leaves = jax.tree.leaves(jax.jacrev(vector)(params))
-        return jnp.concatenate([j.reshape(*j.shape[:2], -1) for j in leaves], axis=2)
-
-    return jnp.einsum("nax,mbx->nmab", rows(x1), rows(x2))
-
-
-def flat(kernel):
-    """A full kernel, of a pytree of outputs too, as (N1, N2, O, O)."""
-    if isinstance(kernel, dict):
-        rows = [jnp.concatenate([flat(k) for k in row.values()], axis=3) for row in kernel.values()]
-        return jnp.concatenate(rows, axis=2)
-    n, m, *out = kernel.shape
-    first = math.prod(out[: len(out) // 2])
-    return kernel.reshape(n, m, first, -1)
-
 
 QUICK = {
     "mlp", "scalar output", "pytree output", "scaled", "transposed", "sliced", "concatenated",

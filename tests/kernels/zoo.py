@@ -4,6 +4,8 @@ Sizes differ along every axis and between the batches, so that no transposition 
 Everything is drawn in JAX's default float at the time of the call.
 """
 
+import math
+
 import composed
 import jax
 import jax.numpy as jnp
@@ -403,3 +405,40 @@ def case(name):
     """(f, params, x1, x2) of a function of the zoo."""
     make, inputs = FUNCTIONS[name]
     return (*make(), *inputs())
+
+
+def jacobian_kernel(f, params, x1, x2):
+    """Σ_θ ∂f_a(x)/∂θ ∂f_b(x')/∂θ from the Jacobian of the whole batch, (N1, N2, O, O)."""
+
+    def rows(x):
+        def vector(p):
+            return jnp.concatenate(
+                [y.reshape(x.shape[0], -1) for y in jax.tree.leaves(f(p, x))], axis=1
+            )
+
+        leaves = jax.tree.leaves(jax.jacrev(vector)(params))
+        return jnp.concatenate([j.reshape(*j.shape[:2], -1) for j in leaves], axis=2)
+
+    return jnp.einsum("nax,mbx->nmab", rows(x1), rows(x2))
+
+
+def flat(kernel):
+    """A full kernel, of a pytree of outputs too, as (N1, N2, O, O)."""
+    if isinstance(kernel, dict):
+        rows = [jnp.concatenate([flat(k) for k in row.values()], axis=3) for row in kernel.values()]
+        return jnp.concatenate(rows, axis=2)
+    n, m, *out = kernel.shape
+    first = math.prod(out[: len(out) // 2])
+    return kernel.reshape(n, m, first, -1)
+
+
+def together(functions, names=None):
+    """(f, params) of functions name -> (f, params) side by side: one vector, and kernels apart."""
+    chosen = {name: functions[name] for name in names or functions}
+    params = {name: params for name, (_, params) in chosen.items()}
+
+    def f(p, x):
+        outputs = [f(p[name], x).reshape(len(x), -1) for name, (f, _) in chosen.items()]
+        return jnp.concatenate(outputs, axis=1)
+
+    return f, params
