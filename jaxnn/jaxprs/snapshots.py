@@ -11,7 +11,7 @@ and share compiled programs, also if the functions are different objects.
 """
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxnn.errors import is_traced
 from jaxnn.jaxprs.digests import digest
 from jaxnn.jaxprs.function_state import Identity, UnknownStateError, function_state
+from jaxnn.jaxprs.nesting import equations
 from jaxnn.types import PyTree
 
 
@@ -141,24 +142,7 @@ _CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 
 
 def _has_custom_rules(jaxpr: Jaxpr) -> bool:
-    return any(
-        eqn.primitive.name in _CUSTOM or any(map(_has_custom_rules, _inner(eqn)))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _inner(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    def jaxprs(value: Any) -> Iterator[Jaxpr]:
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value
-        elif isinstance(value, tuple | list):
-            for part in value:
-                yield from jaxprs(part)
-
-    for value in eqn.params.values():
-        yield from jaxprs(value)
+    return any(eqn.primitive.name in _CUSTOM for eqn in equations(jaxpr.eqns))
 
 
 def _closed(closed: ClosedJaxpr) -> Hashable:

@@ -6,6 +6,7 @@ the batch in front; `meet` turns two of those into the block of the kernel betwe
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Num
 
 from jaxnn import tree
 from jaxnn.errors import invalid
-from jaxnn.jaxprs import fresh
+from jaxnn.jaxprs import fresh, has_forward_mode
 from jaxnn.kernels import contractions
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice
@@ -220,14 +221,31 @@ def _zero(task: Problem, n1: int, n2: int, outputs: Outputs) -> Array:
     return jnp.zeros((n1, n2, *kept), dtype)
 
 
-def vector_products(task: Problem, outputs: Outputs) -> Method:
+def pushed(
+    f: Callable, leaves: Sequence[Array], direction: Sequence[Array], *, forward: bool
+) -> Any:
+    """J v, the derivative of f(*leaves) along a direction.
+
+    If not `forward`, as the transpose of the pull back Jᵀ, which a `jax.custom_vjp` defines alone.
+
+    >>> f = lambda w: w**2
+    >>> pushed(f, [jnp.array(3.0)], [jnp.array(1.0)], forward=False)
+    Array(6., dtype=float32, weak_type=True)
+    """
+    if forward:
+        return jax.jvp(f, tuple(leaves), tuple(direction))[1]
+    y, pull_back = jax.vjp(f, *leaves)
+    return jax.linear_transpose(pull_back, y)(tuple(direction))[0]
+
+
+def vector_products(task: Problem, outputs: Outputs, *, forward: bool = True) -> Method:
     """Form the gradients of one example of the second batch, and push them through the first."""
 
     def meet(first: PyTree, second: PyTree, same: bool) -> Block:
         def push(direction: tuple[Array, ...]) -> Array:
             def along(example: PyTree) -> Array:
                 f = lambda *leaves: task.flat(*leaves, *jax.tree.leaves(example))[0]
-                return jax.jvp(f, task.leaves, direction)[1]
+                return pushed(f, task.leaves, direction, forward=forward)
 
             return jax.vmap(along)(first)
 
@@ -272,26 +290,22 @@ def of_coupled(
     Every pass goes through the whole batch, since any example's output may depend on all.
     """
 
-    def vector(leaves: Sequence[Array], x: PyTree) -> Array:
+    def vector(x: PyTree, *leaves: Array) -> Array:
         y = f(jax.tree.unflatten(jax.tree.structure(params), leaves), x)
         flat = [
             leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:])) for leaf in jax.tree.leaves(y)
         ]
         return jnp.concatenate(common(*flat), axis=1)
 
-    leaves = list(task.leaves)
-    y2, pull_back = jax.vjp(lambda leaves: vector(leaves, x2), leaves)
+    y2, pull_back = jax.vjp(partial(vector, x2), *task.leaves)
+    program = jax.make_jaxpr(partial(vector, x1))(*task.leaves)
+    forward = has_forward_mode(program.eqns)
 
     def against_one(number: Array) -> Block:
         unit = jnp.zeros(y2.size, y2.dtype).at[number].set(1).reshape(y2.shape)
-        (gradient,) = pull_back(unit)
-        weighed = _weighed(task, gradient)
-        return {
-            label: jax.jvp(
-                lambda leaves: vector(leaves, x1), (leaves,), (list(_only(task, weighed, label)),)
-            )[1]
-            for label in task.groups
-        }
+        weighed = _weighed(task, pull_back(unit))
+        push = partial(pushed, partial(vector, x1), task.leaves, forward=forward)
+        return {label: push(_only(task, weighed, label)) for label in task.groups}
 
     rows = jax.lax.map(against_one, jnp.arange(y2.size))
     shape = (*y2.shape, num_examples("x1", x1), y2.shape[1])

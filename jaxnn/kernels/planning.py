@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.extend.core import primitives as p
 
+from jaxnn.jaxprs import bodies, has_forward_mode
 from jaxnn.kernels.blocks import Method, Problem, factored, is_empty, nothing, vector_products
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice, Cost, choose, contraction_costs
@@ -93,13 +93,15 @@ def planned(
     keep = sizes.prepared_bytes * (sizes.n1 + (0 if x2 is None else sizes.n2)) <= max_bytes / 2
     tile = tile_size(max(sizes.n1, sizes.n2), lambda t: sizes.peak_bytes(t) <= max_bytes)
     rows, choices = _decided(task, structure, sizes, tile, max_bytes)
+    forward = has_forward_mode(structure.program.equations)
     ways = {"structured": _structured_cost(sizes, rows), "vector_products": sizes.product_cost()}
-    products_win = ways["vector_products"].total < ways["structured"].total
+    # The transpose of a custom backward rule, which takes the place of forward mode, may not exist.
+    products_win = ways["vector_products"].total < ways["structured"].total and forward
     if method == "vector_products" or (method == "auto" and products_win):
         cost = ways["vector_products"]
         row = Row("all", "", "vector products", *cost, "no gradients but one example's")
         plan = Plan("vector_products", ways, (row,), max(sizes.n1, sizes.n2), True)
-        return vector_products(task, outputs), plan
+        return vector_products(task, outputs, forward=forward), plan
     if method == "jacobian":
         ways = {"jacobian": ways["structured"], "vector_products": ways["vector_products"]}
     name = "jacobian" if method == "jacobian" else "structured"
@@ -234,12 +236,10 @@ def _flops(primitive: Any, params: dict[str, Any], inputs: list[Any], outputs: l
         return 2.0 * output.size * inputs[1].size / inputs[1].shape[features]
     times = params.get("length", 1) if primitive is p.scan_p else 1
     inner = 0.0
-    for value in params.values():
-        jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-        if isinstance(jaxpr, Jaxpr):
-            for e in jaxpr.eqns:
-                avals = ([v.aval for v in variables] for variables in (e.invars, e.outvars))
-                inner += _flops(e.primitive, e.params, *avals)
+    for body in bodies(params):
+        for e in body.eqns:
+            avals = ([v.aval for v in variables] for variables in (e.invars, e.outvars))
+            inner += _flops(e.primitive, e.params, *avals)
     return times * inner if inner else float(np.prod(output.shape))
 
 
