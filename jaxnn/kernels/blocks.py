@@ -21,7 +21,7 @@ from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice
 from jaxnn.kernels.examples import batched, num_examples, only
 from jaxnn.kernels.structure import Factors, Structure, factors, parts
-from jaxnn.precision import common
+from jaxnn.precision import common, wide, wide_dtype
 from jaxnn.types import Apply, Array, Params, PyTree
 
 Block: TypeAlias = dict[Hashable, Array]
@@ -185,14 +185,17 @@ def factored(
                 part = part + a.inner(a if same else b, outputs)
             leaf = min(term.leaves)
             weight = task.weights[leaf]
-            _accumulate(block, task.labels[leaf], part if weight is None else weight * part)
+            part = part if weight is None else weight.astype(part.dtype) * part
+            _accumulate(block, task.labels[leaf], part)
         for leaf, a, b in zip(structure.direct, first.direct, second.direct, strict=True):
             weight = task.weights[leaf]
             left = a if weight is None else _weighted(a, weight, task.leaves[leaf])
             _accumulate(block, task.labels[leaf], contractions.inner(left, b, outputs))
         zero = _zero(task, count1.shape[0], count2.shape[0], outputs)
         divisor = task.num_outputs if outputs == "mean" else 1
-        return {label: block.get(label, zero) / divisor for label in task.groups}
+        return {
+            label: (block.get(label, zero) / divisor).astype(zero.dtype) for label in task.groups
+        }
 
     return Method(prepare, meet)
 
@@ -227,11 +230,25 @@ def pushed(
     """J v, the derivative of f(*leaves) along a direction.
 
     If not `forward`, as the transpose of the pull back Jᵀ, which a `jax.custom_vjp` defines alone.
+    In half precision the direction is scaled to a largest entry of 1, and J v is of float32.
 
     >>> f = lambda w: w**2
     >>> pushed(f, [jnp.array(3.0)], [jnp.array(1.0)], forward=False)
     Array(6., dtype=float32, weak_type=True)
     """
+    if any(leaf.dtype != wide_dtype(leaf) for leaf in leaves):
+        dtype = wide_dtype(*leaves)
+        sizes = [jnp.max(jnp.abs(v), initial=0.0).astype(dtype) for v in direction]
+        size = jnp.max(jnp.stack(sizes))
+        size = jnp.where(size > 0, size, jnp.ones_like(size))
+        direction = [(v.astype(dtype) / size).astype(v.dtype) for v in direction]
+        return _derivative(f, leaves, direction, forward=forward).astype(dtype) * size
+    return _derivative(f, leaves, direction, forward=forward)
+
+
+def _derivative(
+    f: Callable, leaves: Sequence[Array], direction: Sequence[Array], *, forward: bool
+) -> Array:
     if forward:
         return jax.jvp(f, tuple(leaves), tuple(direction))[1]
     y, pull_back = jax.vjp(f, *leaves)
@@ -255,7 +272,9 @@ def vector_products(task: Problem, outputs: Outputs, *, forward: bool = True) ->
             weighed = lambda unit: _weighed(task, pull_back(unit))
             gradients = jax.vmap(weighed)(jnp.eye(y.size, dtype=y.dtype))
             return {
-                label: _reduced(jax.vmap(push, out_axes=2)(_only(task, gradients, label)), outputs)
+                label: _reduced(
+                    jax.vmap(push, out_axes=2)(_only(task, gradients, label)), outputs, y.dtype
+                )
                 for label in task.groups
             }
 
@@ -266,7 +285,10 @@ def vector_products(task: Problem, outputs: Outputs, *, forward: bool = True) ->
 
 def _weighed(task: Problem, gradient: Sequence[Array]) -> tuple[Array, ...]:
     pairs = zip(gradient, task.weights, strict=True)
-    return tuple(g if weight is None else weight * g for g, weight in pairs)
+    return tuple(
+        g if weight is None else (weight * g.astype(weight.dtype)).astype(g.dtype)
+        for g, weight in pairs
+    )
 
 
 def _only(task: Problem, gradients: tuple[Array, ...], label: Hashable) -> tuple[Array, ...]:
@@ -274,12 +296,13 @@ def _only(task: Problem, gradients: tuple[Array, ...], label: Hashable) -> tuple
     return tuple(g if its == label else jnp.zeros_like(g) for g, its in pairs)
 
 
-def _reduced(block: Array, outputs: Outputs) -> Array:
+def _reduced(block: Array, outputs: Outputs, dtype: jnp.dtype) -> Array:
     """(..., O, O) -> what is asked for of the last two axes."""
     if outputs == "full":
-        return block
+        return block.astype(dtype)
     diagonal = jnp.diagonal(block, axis1=-2, axis2=-1)
-    return diagonal.mean(axis=-1) if outputs == "mean" else diagonal
+    kept = wide(diagonal).mean(axis=-1) if outputs == "mean" else diagonal
+    return kept.astype(dtype)
 
 
 def of_coupled(
@@ -309,7 +332,8 @@ def of_coupled(
 
     rows = jax.lax.map(against_one, jnp.arange(y2.size))
     shape = (*y2.shape, num_examples("x1", x1), y2.shape[1])
-    return jax.tree.map(lambda r: _reduced(r.reshape(shape).transpose(2, 0, 3, 1), outputs), rows)
+    reduced = lambda r: _reduced(r.reshape(shape).transpose(2, 0, 3, 1), outputs, y2.dtype)
+    return jax.tree.map(reduced, rows)
 
 
 def _accumulate(block: Block, label: Hashable, part: Array) -> None:
@@ -321,7 +345,7 @@ def _accumulate(block: Block, label: Hashable, part: Array) -> None:
 
 
 def _weighted(gradients: Array, weight: Array, leaf: Array) -> Array:
-    flat = jnp.broadcast_to(weight, leaf.shape).reshape(-1)
+    flat = jnp.broadcast_to(weight, leaf.shape).reshape(-1).astype(gradients.dtype)
     return gradients * jnp.broadcast_to(flat, gradients.shape)
 
 
@@ -355,7 +379,7 @@ def _weights(metric: PyTree | None, params: Params) -> tuple[Array | None, ...]:
                 expected="real numbers",
                 remedy="They weigh the entries of real parameters.",
             )
-        weight = jnp.asarray(weight, jnp.result_type(leaf))
+        weight = jnp.asarray(weight, wide_dtype(leaf))
         weights.append(weight if weight.ndim == 0 else jnp.broadcast_to(weight, shape))
     return tuple(weights)
 

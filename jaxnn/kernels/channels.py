@@ -22,6 +22,7 @@ import numpy as np
 from jaxnn.kernels.contractions import Outputs, Part, Parts, inner, mirrored
 from jaxnn.kernels.coupling import coupling
 from jaxnn.kernels.program import Program
+from jaxnn.precision import wide
 from jaxnn.types import Array, Shape
 
 
@@ -133,14 +134,14 @@ def channel_factors(
 
     def derivative(leaf: int) -> Array:
         total = lambda own: jnp.sum(program.evaluated(found.value, _changed(leaves, leaf, own)))
-        return jax.grad(total)(leaves[leaf])
+        return wide(jax.grad(total)(leaves[leaf]))
 
     blocks, rows, columns = found.shape
     slope = derivative(found.leaf).transpose(found.axes).reshape(blocks, columns, rows)
     slope = slope.swapaxes(1, 2)
     s = reduce(jnp.add, [_applied(part, slope) for part in parts])
     squares = jnp.sum(slope**2, axis=1).reshape(-1)
-    e = cotangent.reshape(cotangent.shape[0], -1)
+    e = wide(cotangent).reshape(cotangent.shape[0], -1)
     if e.shape[1] == 1:
         s, squares = jnp.sum(s, axis=1, keepdims=True), jnp.sum(squares, keepdims=True)
     for leaf in found.joined:

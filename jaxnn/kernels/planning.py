@@ -16,6 +16,7 @@ from jaxnn.kernels.examples import abstract, alike, num_examples
 from jaxnn.kernels.program import Program
 from jaxnn.kernels.structure import Structure, analysis, factors, gradient_shapes
 from jaxnn.kernels.tiles import tile_size
+from jaxnn.precision import wide_dtype
 
 MethodName = Literal["structured", "jacobian", "vector_products"]
 
@@ -120,7 +121,7 @@ class _Sizes:
         self.symmetric, self.num_outputs = x2 is None, task.num_outputs
         self.outputs: Outputs = outputs
         self.shapes = gradient_shapes(structure, found)
-        self.itemsize = max((leaf.dtype.itemsize for leaf in task.leaves), default=4)
+        self.itemsize = wide_dtype(*task.leaves).itemsize
         self.prepared_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(found))
         values = _varying_bytes(structure.program)
         # A backward pass holds the values once, and their cotangents for every output.
@@ -202,7 +203,7 @@ def _decided(
     for leaf in structure.direct:
         array = task.leaves[leaf]
         flops = 2.0 * n1 * n2 * tiles * products * array.size
-        size = (n1 + n2) * sizes.num_outputs * array.size * array.dtype.itemsize
+        size = (n1 + n2) * sizes.num_outputs * array.size * sizes.itemsize
         reason = "no product with factors, or asked for"
         rows.append(Row(task.paths[leaf], str(array.shape), "direct", flops, size, reason))
     return tuple(rows), tuple(choices)

@@ -14,6 +14,7 @@ from jaxnn.kernels.program import Program, Taps, run, zero_taps
 from jaxnn.kernels.taps import Path, Site, fold, leaf_uses
 from jaxnn.kernels.unfolding import trace
 from jaxnn.kernels.views import leaf_views
+from jaxnn.precision import wide, wide_dtype
 from jaxnn.types import Array, PyTree
 
 
@@ -212,13 +213,13 @@ def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: PyTr
         )
         for term, arrays in zip(structure.terms, found, strict=True)
     )
-    return Factors(found, channels, tuple(g.reshape(y.size, -1) for g in gradients))
+    return Factors(found, channels, tuple(wide(g).reshape(y.size, -1) for g in gradients))
 
 
 def _term_factors(
     term: Term, leaves: Sequence[Array], operands: Taps, cotangents: Taps
 ) -> tuple[tuple[Array, Array], ...]:
-    dtype = max((leaves[i].dtype for i in term.leaves), key=lambda d: d.itemsize)
+    dtype = wide_dtype(*(leaves[i] for i in term.leaves))
     rows: dict[tuple[bool, bool], list[Array]] = {kind: [] for kind in _kinds(term)}
     columns: dict[tuple[bool, bool], list[Array]] = {kind: [] for kind in _kinds(term)}
     for member in term.members:
