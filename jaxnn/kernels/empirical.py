@@ -119,8 +119,8 @@ def ntk(
                output
     max_bytes  bound on the memory for intermediates (not for the result): batches are tiled
 
-    The result has the dtype of f's outputs. Gradients of half precision are multiplied and summed in
-    float32, so that a mean is finite where the sum is beyond float16.
+    The result has the dtype of f's outputs. Gradients of half precision are multiplied and summed
+    in float32, so that a mean is finite where the sum is beyond float16.
 
     On GPUs and TPUs float32 products may be rounded to fewer bits by default; where that matters,
     compute under `jax.default_matmul_precision("highest")`.
