@@ -1,5 +1,7 @@
 """Every test runs with type-checked signatures, strict promotion and warnings as errors."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -41,3 +43,14 @@ def standard_promotion():
     """For oracles that rely on JAX's usual promotion rules (optax, flax, haiku)."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def default_sigint():
+    """Python's own handler of Ctrl-C, also where the suite runs in a script's background.
+
+    There SIGINT is ignored, and Python installs no handler for an ignored signal.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

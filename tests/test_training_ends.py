@@ -120,7 +120,7 @@ def test_a_regularizer_can_diverge_as_well():
 # Ctrl-C
 
 
-def test_ctrl_c_in_the_callback_returns_what_was_reached():
+def test_ctrl_c_in_the_callback_returns_what_was_reached(default_sigint):
     def callback(progress):
         if progress.step == 8:
             signal.raise_signal(signal.SIGINT)
@@ -141,7 +141,7 @@ def test_ctrl_c_in_the_first_chunk_returns_the_start():
     assert [values.shape for values in run.history.values()] == [(0,)] * 5
 
 
-def test_a_signal_amid_a_chunk_returns_the_chunk_before():
+def test_a_signal_amid_a_chunk_returns_the_chunk_before(default_sigint):
     program = """
 import jax.numpy as jnp
 from jaxnn import optimizers, training

@@ -1,7 +1,6 @@
 """A folder of made-up experiments in the place of the real ones."""
 
 import importlib
-import signal
 import sys
 import textwrap
 
@@ -88,14 +87,3 @@ def make(tmp_path, monkeypatch):
     for name in made:
         sys.modules.pop(f"experiments.{name}", None)
         experiments.__dict__.pop(name, None)
-
-
-@pytest.fixture
-def default_sigint():
-    """Python's own handler of Ctrl-C, also where the suite runs in a script's background.
-
-    There SIGINT is ignored, and Python installs no handler for an ignored signal.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
