@@ -1,6 +1,7 @@
 """The results as one self-contained page: verdicts by chapter, each with its picture."""
 
 import base64
+import functools
 import itertools
 import math
 import re
@@ -69,10 +70,17 @@ def collect(catalog: Iterable[Experiment], folder: Path) -> tuple[list[Entry], l
         if record.exists():
             picture = png.read_bytes() if png.exists() else None
             try:
-                entries.append(Entry(experiment, load(record), picture))
+                stored = _loaded(record, record.stat().st_mtime_ns)
+                entries.append(Entry(experiment, stored, picture))
             except UnusableRecord as error:
                 unusable.append(str(error))
     return entries, unusable
+
+
+@functools.lru_cache(maxsize=100)
+def _loaded(path: Path, changed: int) -> Record:
+    """The record in a file, read once as long as the file does not change."""
+    return load(path)
 
 
 def write_page(catalog: Iterable[Experiment], folder: Path) -> Page:

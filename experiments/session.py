@@ -34,8 +34,13 @@ def measure(
     keep_compiled(folder / ".cache")
     console, finished = display.terminal(), []
     shown = display.Progress(console, chosen)
-    watched.farewell = lambda: (shown.stop(), display.ending(console, finished, folder, True))
-    interrupted, page = False, None
+    interrupted, page, known = False, None, catalog().values()
+
+    def farewell() -> None:
+        shown.stop()
+        display.ending(console, finished, folder, interrupted=True)
+
+    watched.farewell = farewell
     try:
         for experiment in chosen:
             with shown.running(experiment.name) as listener, harness.progress_to(listener):
@@ -44,7 +49,7 @@ def measure(
                 if record.error is None and record.skipped is None:
                     record = drawn(experiment, record, folder)
                 finished.append(record)
-                page = report.write_page(catalog().values(), folder)
+                page = report.write_page(known, folder)
             told = display.line(record, max(len(each.name) for each in chosen))
             console.print(told, soft_wrap=True)
             if record.error is not None:
@@ -52,6 +57,7 @@ def measure(
     except KeyboardInterrupt:
         watched.notice()
         interrupted = True
+        page = report.write_page(known, folder)  # with what was stored but not drawn
     display.ending(console, finished, folder, interrupted)
     for reason in page.unusable if page is not None else ():
         print(f"not on the page: {reason}", file=sys.stderr)
