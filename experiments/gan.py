@@ -36,8 +36,8 @@ class Config:
     batch_size: int = 128
 
 
-SMOKE = Config(pairs=4, rates=(0.1, 0.4), dirac_steps=200, steps=1500, batch_size=64)
-TOUR = Config(pairs=4, rates=(0.1, 0.4), dirac_steps=200, steps=2000, batch_size=64)
+SMOKE = Config(pairs=4, rates=(0.1, 0.4), dirac_steps=200, steps=3000, batch_size=64)
+TOUR = Config(pairs=4, rates=(0.1, 0.4), dirac_steps=200, steps=3000, batch_size=64)
 PAPER = Config(pairs=256, steps=40_000, hidden=256)
 
 

@@ -33,6 +33,7 @@ class Config:
 
 
 SMOKE = Config(width=64, steps=150, seeds=8, examples=128)
+TOUR = Config(width=64, steps=150, seeds=8, examples=128)
 PAPER = Config(width=1024, steps=6000, seeds=64)
 
 

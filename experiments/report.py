@@ -154,8 +154,8 @@ def _summary(entries: list[Entry]) -> str:
 def _rows(entry: Entry) -> str:
     name, record = escape(entry.experiment.name), entry.record
     rows = [
-        f"<td>{escape(v.claim)}</td><td>{number(v.predicted)}</td>"
-        f"<td>{measured(v)}</td><td>{_status(v.status)}</td>"
+        f'<td>{escape(v.claim)}</td><td class="predicted">{number(v.predicted)}</td>'
+        f'<td class="measured">{measured(v)}</td><td>{_status(v.status)}</td>'
         for v in record.verdicts
     ]
     if record.status in ("error", "skipped"):
@@ -242,6 +242,13 @@ li { break-inside: avoid; } li small { display: block; }
 dl { font-size: .78rem; display: grid; gap: 0 1.5rem; margin: 0; }
 dl div { display: grid; grid-template-columns: 5rem 1fr; } dd { margin: 0; }
 dd, pre { overflow-wrap: anywhere; white-space: pre-wrap; } pre { font-size: .78rem; }
+@media (max-width: 40rem) { thead { display: none; } table, tbody, tr { display: block; }
+  tr { padding: .3rem 0; border-bottom: 1px solid var(--line); }
+  th, td { border: 0; padding: 0 .8rem 0 0; } td { display: inline-block; }
+  tbody th { display: block; padding-bottom: .3rem; font-size: 1rem; }
+  td:has(+ .predicted) { display: block; }
+  .predicted::before { content: "predicted "; } .measured::before { content: "measured "; }
+  .predicted, .measured { color: var(--soft); } }
 """
 
 _PAGE = """<!doctype html>
