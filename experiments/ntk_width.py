@@ -29,7 +29,7 @@ class Config:
 
 
 SMOKE = Config(widths=(32, 64, 128), seeds=8, examples=8)
-TOUR = Config(widths=(64, 128, 256), seeds=64, examples=8)
+TOUR = Config(widths=(32, 128, 512), seeds=128, examples=8)
 PAPER = Config(widths=(64, 128, 256, 512, 1024, 2048, 4096), seeds=256, examples=128)
 
 
