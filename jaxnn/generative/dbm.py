@@ -21,6 +21,7 @@ from jaxnn.errors import invalid
 from jaxnn.generative import greedy, iteration, partition
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.generative.units import bernoulli
+from jaxnn.jaxprs import compiled
 from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, ArrayLike, Key, Params
 
@@ -278,7 +279,7 @@ def statistics(params: Params, layers: Layers) -> Params:
     return accumulated(averaged, params, layers)
 
 
-@partial(jax.jit, static_argnames=("optimizer", "steps", "batch_size", "chains"))
+@compiled(static_argnames=("optimizer", "steps", "batch_size", "chains"))
 def fit(
     params: Params,
     x: Shaped[Array, "N visible"],

@@ -9,7 +9,6 @@ Networks are plain functions f(params, x), batch axis first; logits are (N,) or 
 """
 
 import math
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jaxtyping import Float, Shaped
 from jaxnn.errors import invalid, require_between
 from jaxnn.generative import iteration
 from jaxnn.generative.iteration import Fit, State
+from jaxnn.jaxprs import compiled
 from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params
 
@@ -139,8 +139,7 @@ def jensen_shannon_divergence(p: Shaped[Array, "K"], q: Shaped[Array, "K"]) -> F
     return accumulated(lambda p, q: entropy(0.5 * (p + q)) - 0.5 * (entropy(p) + entropy(q)), p, q)
 
 
-@partial(
-    jax.jit,
+@compiled(
     static_argnames=(
         *("generator", "discriminator", "optimizers", "latent", "steps", "batch_size"),
         *("kind", "simultaneous"),

@@ -8,7 +8,6 @@ axis of v and h: 0 or 1 in the dtype of the parameters, or as integers or boolea
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from jaxnn.errors import invalid, require_between
 from jaxnn.generative import iteration
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.generative.units import bernoulli
+from jaxnn.jaxprs import compiled
 from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, ArrayLike, Key, Params
 
@@ -241,7 +241,7 @@ def contrastive_divergence(
     return log_likelihood_gradient(params, v, gibbs(key, params, v, steps))
 
 
-@partial(jax.jit, static_argnames=("optimizer", "steps", "batch_size", "chains", "up", "down"))
+@compiled(static_argnames=("optimizer", "steps", "batch_size", "chains", "up", "down"))
 def fit(
     params: Params,
     x: Shaped[Array, "N visible"],

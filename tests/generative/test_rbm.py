@@ -284,3 +284,24 @@ def test_fit_refuses_what_it_cannot_do():
     ):
         with pytest.raises(ValueError, match=message):
             rbm.fit(start, x, descent, **options)
+
+
+class Descent:
+    """An optimizer that can change between two fits."""
+
+    rate = 0.1
+
+    def init(self, params):
+        return ()
+
+    def update(self, grads, state, params=None):
+        return jax.tree.map(lambda g: -self.rate * g, grads), state
+
+
+def test_an_optimizer_that_has_changed_is_no_old_program():
+    descent, v = Descent(), jnp.eye(3)
+    start = rbm.init(jax.random.key(0), 3, 2)
+    fitted = lambda: rbm.fit(start, v, descent, steps=2, key=jax.random.key(1)).params["W"]
+    assert float(jnp.max(jnp.abs(fitted() - start["W"]))) > 1e-3
+    descent.rate = 0.0
+    np.testing.assert_array_equal(fitted(), start["W"])
