@@ -7,7 +7,8 @@ from jax import lax
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn.errors import invalid
-from jaxnn.kernels.modes import decomposed, real_arrays, regularized, square
+from jaxnn.kernels.matrices import real_arrays, regularized, share, square
+from jaxnn.kernels.modes import decomposed
 from jaxnn.kernels.spectral import PSEUDO_INVERSE, applied
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, ArrayLike
@@ -63,8 +64,7 @@ def solved(matrix: Float[Array, "n n"], columns: Float[Array, "n c"]) -> Solutio
     >>> solved(4.0 * jnp.eye(2), jnp.ones((2, 1))).x[:, 0]
     Array([0.25, 0.25], dtype=float32)
     """
-    fixed = lax.stop_gradient(matrix)
-    factor, definite = factorized(fixed)
+    factor, definite = factorized(lax.stop_gradient(matrix))
 
     def substituted(_, right: Array) -> Array:
         half = lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
@@ -77,11 +77,11 @@ def solved(matrix: Float[Array, "n n"], columns: Float[Array, "n c"]) -> Solutio
         return x, jnp.asarray(len(matrix))
 
     def by_modes() -> tuple[Array, Array]:
-        modes = decomposed(fixed)
+        modes = decomposed(matrix)
         return applied(PSEUDO_INVERSE, matrix, modes, (), columns)[0], modes.rank
 
     x, rank = lax.cond(definite, by_factors, by_modes)
-    return Solution(x, rank, _share(dot(matrix, x) - columns, columns))
+    return Solution(x, rank, share(dot(matrix, x) - columns, columns))
 
 
 def factorized(
@@ -101,12 +101,3 @@ def factorized(
     definite = jnp.min(jnp.diagonal(factor) ** 2) > least
     # Not NaN: 0·NaN would reach the derivative of the branch that is taken.
     return jnp.where(definite, factor, jnp.eye(n, dtype=matrix.dtype)), definite
-
-
-def _share(part: Array, whole: Array) -> Array:
-    """‖part‖/‖whole‖, in units in which no square over- or underflows; 0 for a whole of 0."""
-    unit = lax.stop_gradient(jnp.max(jnp.abs(whole), initial=0.0))
-    unit = jnp.where(unit > 0, unit, 1.0)
-    squares = [jnp.sum((a / unit) ** 2) for a in (part, whole)]
-    norms = [jnp.where(s > 0, jnp.sqrt(jnp.where(s > 0, s, 1.0)), s) for s in squares]
-    return norms[0] / jnp.where(norms[1] > 0, norms[1], 1.0)

@@ -10,7 +10,8 @@ from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.kernels.flow import checked_time
-from jaxnn.kernels.modes import Modes, decomposed, real_arrays, regularized, square
+from jaxnn.kernels.matrices import real_arrays, regularized, square
+from jaxnn.kernels.modes import Modes, decomposed
 from jaxnn.kernels.regression import positive_diagonal
 from jaxnn.kernels.spectral import FLOW, applied
 from jaxnn.linalg.vectors import dot
@@ -157,7 +158,7 @@ def _prepared(
             remedy="Outputs are independent in the limit: their kernel is one (N, N).",
         )
     matrix = regularized(caller, square(caller, ntk), noise, diag_reg)
-    return _Prepared(nngp, matrix, decomposed(lax.stop_gradient(matrix)), y, dtype)
+    return _Prepared(nngp, matrix, decomposed(matrix), y, dtype)
 
 
 def _moments(

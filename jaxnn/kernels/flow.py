@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Float, Int, Shaped
 
 from jaxnn import linalg, tree
 from jaxnn.errors import concrete, invalid, is_traced, require_between
-from jaxnn.kernels.modes import as_matrix, decomposed, real_arrays, regularized, square
+from jaxnn.kernels.matrices import as_matrix, real_arrays, regularized, square
+from jaxnn.kernels.modes import decomposed
 from jaxnn.kernels.spectral import DESCENT, FLOW, Descent, SpectralFunction, applied
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Apply, Array, ArrayLike, Params
@@ -198,7 +198,7 @@ def _trained(
     regular = regularized(caller, matrix, noise, diag_reg)
     columns = lambda a: a.reshape(len(a), -1) if kernel.ndim == 2 else a.reshape(-1, 1)
     error = columns(-y if outputs is None else outputs - y)
-    modes = decomposed(lax.stop_gradient(regular))
+    modes = decomposed(regular)
     parameters = jax.tree.map(lambda p: p.astype(error.dtype), parameters)
     coefficients, residual = applied(function, regular, modes, parameters, error)
     # 1 - Θα(A) = (1 - Aα(A)) + (A - Θ)α(A), for A = Θ with its ridge.

@@ -1,4 +1,4 @@
-"""Kernel systems too large for a factorization: conjugate gradients, and what speeds them up."""
+"""Kernel systems too large for a factorization: preconditioned conjugate gradients."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxnn import linalg
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import concrete, invalid, require_between
+from jaxnn.kernels.matrices import real_arrays
 from jaxnn.kernels.tiles import starts
 from jaxnn.linalg.krylov import Iterate
-from jaxnn.types import Array
+from jaxnn.linalg.vectors import dot
+from jaxnn.precision import inexact
+from jaxnn.types import Array, ArrayLike
 
 Pairs = Callable[[Array, Array], Float[Array, "A B"]]
 """(x1, x2) ↦ their kernel: `lambda a, b: kernels.infinite(net, a, b).ntk`."""
@@ -20,21 +23,26 @@ Pairs = Callable[[Array, Array], Float[Array, "A B"]]
 
 def solve_iteratively(
     kernel: Pairs,
-    x: Float[Array, "N ..."],
-    b: Float[Array, "N ..."],
+    x: Shaped[Array, "N ..."],
+    b: Shaped[Array, "N ..."],
     *,
-    noise: float,
+    noise: ArrayLike = 0.0,
+    diag_reg: ArrayLike = 0.0,
     rank: int = 100,
     batch_size: int = 1000,
     tolerance: float = 1e-4,
     max_steps: int = 1000,
 ) -> Iterate:
-    """α with (K + noise·I) α = b, where K is never stored: N² entries anew in every step.
+    """α with (K + noise·I) α = b, where K is never stored: each step computes its N² entries.
 
     `kernel` gives K between two batches of inputs; a product takes `batch_size` rows at once. The
-    preconditioner is LLᵀ + noise·I with L the `rank` columns of `pivoted_cholesky`.
+    preconditioner is LLᵀ + noise·I with L the `rank` columns of `pivoted_cholesky`. `diag_reg` adds
+    that multiple of the mean diagonal of K to the noise, as in neural-tangents. Kernels of half
+    precision are summed in float32. α has the derivatives of the exact solution, in reverse mode
+    too: each is one more system. A negative traced noise gives NaN.
 
-    Errors: a noise that is not positive, a b of another length.
+    Errors: noise and diag_reg that are negative or both 0, a b of another length, a rank or
+    batch_size below 1, complex b.
 
     Source: Gardner et al. (2018), section 4.
 
@@ -43,50 +51,54 @@ def solve_iteratively(
     >>> bool(solve_iteratively(rbf, x, jnp.sin(x[:, 0]), noise=0.1, rank=5).converged)
     True
     """
-    remedy = "Give targets a variance; kernels.solve takes singular kernels."
-    require_between(
-        "solve_iteratively(noise)", noise, 0.0, float("inf"), low_open=True, remedy=remedy
-    )
+    _require_sizes(noise, diag_reg, rank, batch_size)
     n = len(x)
-    if b.shape[0] != n:
+    if jnp.ndim(b) == 0 or len(b) != n:
         raise invalid(
             "solve_iteratively(b)",
-            got=f"shape {b.shape}",
+            got=f"shape {jnp.shape(b)}",
             expected=f"({n}, ...), a row for every input",
             remedy="b holds the targets of x.",
         )
+    entry = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    entries = jnp.zeros((), jax.eval_shape(kernel, entry, entry).dtype)
+    (b,), dtype = real_arrays("solve_iteratively", b=inexact(b, entries))
+    pairs = lambda x1, x2: kernel(x1, x2).astype(b.dtype)
 
     size = min(batch_size, n)
     rows = jnp.asarray(starts(n, size)[:, None] + np.arange(size)[None, :])
+    one = lambda i: pairs(x, lax.dynamic_slice_in_dim(x, i, 1))[:, 0]
+    diagonal = lax.map(lambda a: pairs(a[None], a[None])[0, 0], x, batch_size=size)
+    added = jnp.asarray(noise, b.dtype) + jnp.asarray(diag_reg, b.dtype) * jnp.mean(diagonal)
+    ridge = jnp.where((jnp.asarray(noise) >= 0) & (jnp.asarray(diag_reg) >= 0), added, jnp.nan)
 
     def product(v: Array) -> Array:
-        blocks = lax.map(lambda r: kernel(x[r], x) @ v, rows)
-        return jnp.zeros_like(v).at[rows].set(blocks) + noise * v
+        blocks = lax.map(lambda r: dot(pairs(x[r], x), v), rows)
+        return jnp.zeros_like(v).at[rows].set(blocks) + ridge * v
 
-    one = lambda i: kernel(x, lax.dynamic_slice_in_dim(x, i, 1))[:, 0]
-    diagonal = lax.map(lambda a: kernel(a[None], a[None])[0, 0], x, batch_size=size)
     factor = pivoted_cholesky(one, diagonal, min(rank, n))
     # Woodbury: (LLᵀ + noise·I)⁻¹ = (I - L(LᵀL + noise·I)⁻¹Lᵀ)/noise.
-    inner = factor.T @ factor + noise * jnp.eye(factor.shape[1], dtype=factor.dtype)
+    inner = dot(factor.T, factor) + ridge * jnp.eye(factor.shape[1], dtype=factor.dtype)
     half = jnp.linalg.cholesky(inner)
 
     def preconditioner(r: Array) -> Array:
-        columns = (factor.T @ r).reshape(factor.shape[1], -1)
+        columns = dot(factor.T, r.reshape(n, -1))
         inverse = jax.scipy.linalg.cho_solve((half, True), columns)
-        return (r - (factor @ inverse).reshape(r.shape)) / noise
+        return (r - dot(factor, inverse).reshape(r.shape)) / ridge
 
-    return linalg.cg(
+    found = linalg.cg(
         product, b, preconditioner=preconditioner, tolerance=tolerance, max_steps=max_steps
     )
+    return found._replace(x=found.x.astype(dtype))
 
 
 def pivoted_cholesky(
     column: Callable[[Array], Float[Array, "N"]], diagonal: Float[Array, "N"], rank: int
 ) -> Float[Array, "N R"]:
-    """L with K ≈ LLᵀ from `rank` columns of K, the next always where most of the diagonal is left.
+    """L with K ≈ LLᵀ from `rank` columns of K: each takes the largest entry of the diagonal left.
 
-    `column`(i) is that of K. What is left is positive semidefinite; columns beyond the numerical
-    rank are 0.
+    `column`(i) is that of K. The difference K - LLᵀ is positive semidefinite; columns beyond the
+    numerical rank are 0.
 
     Source: Harbrecht, Peters & Schneider (2012), algorithm 1.
 
@@ -109,3 +121,21 @@ def pivoted_cholesky(
 
     start = jnp.zeros((len(diagonal), rank), diagonal.dtype), diagonal
     return lax.fori_loop(0, rank, step, start)[0]
+
+
+def _require_sizes(noise: ArrayLike, diag_reg: ArrayLike, rank: int, batch_size: int) -> None:
+    remedy = "Give targets a variance; kernels.solve takes singular kernels."
+    both = (concrete(noise), concrete(diag_reg))
+    for name, value, low_open in (
+        ("noise", noise, both[1] == 0),
+        ("diag_reg", diag_reg, False),
+    ):
+        argument = f"solve_iteratively({name})"
+        if jnp.shape(value) != ():
+            got = f"shape {jnp.shape(value)}"
+            raise invalid(argument, got=got, expected="a number, shape ()", remedy=remedy)
+        require_between(argument, value, 0.0, float("inf"), low_open=low_open, remedy=remedy)
+    for name, count in (("rank", rank), ("batch_size", batch_size)):
+        if concrete(count) is None or count < 1:
+            argument, remedy = f"solve_iteratively({name})", "It is a number of columns or rows."
+            raise invalid(argument, got=count, expected="an integer ≥ 1", remedy=remedy)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn.errors import invalid, require_between
-from jaxnn.kernels.modes import as_matrix, real_arrays, square
+from jaxnn.kernels.matrices import as_matrix, real_arrays, square
 from jaxnn.kernels.ode import integrate
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, ArrayLike, Shape

@@ -1,14 +1,15 @@
-"""Symmetric kernels as matrices: their form, their ridge, their eigenmodes and rank."""
+"""Symmetric kernels taken apart: eigenmodes, their rank and their derivatives."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Float, Int, Shaped
 
-from jaxnn.errors import concrete, invalid, is_traced, require_between
-from jaxnn.precision import inexact_dtype, wide_dtype
+from jaxnn.errors import require_between
+from jaxnn.kernels.matrices import real_arrays, square
+from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, ArrayLike
 
 
@@ -47,27 +48,74 @@ def eigenmodes(kernel: Shaped[Array, "N N ..."], *, tolerance: float | None = No
         remedy = "It is relative to the largest eigenvalue."
         require_between("eigenmodes(tolerance)", tolerance, 0.0, 1.0, remedy=remedy)
     (kernel,), dtype = real_arrays("eigenmodes", kernel=kernel)
-    modes = decomposed(square("eigenmodes", kernel), tolerance)
+    matrix = square("eigenmodes", kernel)
+    modes = reopened(matrix, decomposed(matrix, tolerance))
     vectors = modes.eigenvectors.astype(dtype)
     return Modes(modes.eigenvalues.astype(dtype), vectors, modes.rank)
 
 
 def decomposed(matrix: Float[Array, "n n"], tolerance: float | None = None) -> Modes:
-    """The eigenmodes of a positive semidefinite matrix, as `eigenmodes` without its checks.
+    """The eigenmodes of a positive semidefinite matrix, without a derivative: see `reopened`.
 
     >>> decomposed(2.0 * jnp.eye(2)).eigenvalues
     Array([2., 2.], dtype=float32)
     """
+    matrix = lax.stop_gradient(matrix)
     n = len(matrix)
     if n == 0:
         return Modes(jnp.zeros(0, matrix.dtype), matrix, jnp.zeros((), int))
     share = n * jnp.finfo(matrix.dtype).eps if tolerance is None else tolerance
     values, vectors = jnp.linalg.eigh(matrix)
     # LAPACK may miss a NaN, and an eigenvalue that is NaN would count as one of 0.
-    values = jnp.where(jnp.all(jnp.isfinite(matrix)), values[::-1], jnp.nan)
-    # The kernel is semidefinite: the clip undoes rounding and does not change the derivative.
-    values = values + lax.stop_gradient(jnp.maximum(values, 0.0) - values)
+    finite = jnp.all(jnp.isfinite(matrix))
+    values = jnp.where(finite, jnp.maximum(values[::-1], 0.0), jnp.nan)
     return Modes(values, vectors[:, ::-1], jnp.sum(values > share * values[0]))
+
+
+def reopened(matrix: Float[Array, "n n"], modes: Modes) -> Modes:
+    """The modes of a matrix with their derivatives in it, of any order.
+
+    Eigenvalues have dλ = uᵀ dK u, at 0 too, where only rounding was clipped. The derivative of
+    eigenvectors is NaN where eigenvalues are closer than √ε of the largest: rounding errors.
+
+    >>> k = jnp.diag(jnp.array([1.0, 0.0]))
+    >>> jax.grad(lambda k: jnp.sum(reopened(k, decomposed(k)).eigenvalues))(k)
+    Array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+    return Modes(_eigenvalues(matrix, modes), _eigenvectors(matrix, modes), modes.rank)
+
+
+# Two functions: a derivative of eigenvalues alone is to have nothing to do with eigenvectors.
+@jax.custom_jvp
+def _eigenvalues(matrix: Array, modes: Modes) -> Array:
+    return modes.eigenvalues
+
+
+@_eigenvalues.defjvp
+def _eigenvalues_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    matrix, modes = primals
+    u = _eigenvectors(matrix, modes)
+    return _eigenvalues(matrix, modes), jnp.diagonal(_turned(tangents[0], u))
+
+
+@jax.custom_jvp
+def _eigenvectors(matrix: Array, modes: Modes) -> Array:
+    return modes.eigenvectors
+
+
+@_eigenvectors.defjvp
+def _eigenvectors_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    values, u, _ = reopened(*primals)
+    gap = values[None, :] - values[:, None]
+    apart = jnp.abs(gap) > jnp.finfo(gap.dtype).eps ** 0.5 * values[0]
+    quotient = jnp.where(apart, 1.0 / jnp.where(apart, gap, 1.0), jnp.nan)
+    quotient = jnp.where(jnp.eye(len(gap), dtype=bool), 0.0, quotient)
+    return u, dot(u, quotient * _turned(tangents[0], u))
+
+
+def _turned(change: Array, u: Array) -> Array:
+    return dot(u.T, dot(0.5 * (change + change.T), u))
 
 
 def max_learning_rate(
@@ -89,109 +137,3 @@ def max_learning_rate(
     (kernel,), dtype = real_arrays("max_learning_rate", kernel=kernel)
     largest = jnp.linalg.eigvalsh(square("max_learning_rate", kernel))[-1]
     return (2.0 * (1.0 + jnp.asarray(momentum, largest.dtype)) / largest).astype(dtype)
-
-
-def real_arrays(caller: str, **arrays: ArrayLike | None) -> tuple[tuple[Any, ...], jnp.dtype]:
-    """The arrays in one dtype of at least float32, and the dtype that results are cast to.
-
-    Integers and booleans become floating-point numbers; None stays None.
-
-    Errors: complex arrays.
-
-    >>> (kernel, y), dtype = real_arrays("solve", kernel=jnp.eye(1, dtype="bfloat16"), y=[1])
-    >>> kernel.dtype, y, dtype
-    (dtype('float32'), Array([1.], dtype=float32), dtype(bfloat16))
-    """
-    given = {name: jnp.asarray(a) for name, a in arrays.items() if a is not None}
-    for name, a in given.items():
-        if jnp.iscomplexobj(a):
-            raise invalid(
-                f"{caller}({name})",
-                got=f"dtype {a.dtype}",
-                expected="real numbers",
-                remedy="Pass real and imaginary parts as two outputs.",
-            )
-    wide = wide_dtype(*given.values())
-    values = (given[name].astype(wide) if name in given else None for name in arrays)
-    return tuple(values), inexact_dtype(*given.values())
-
-
-def square(caller: str, kernel: Float[Array, "N N ..."]) -> Float[Array, "n n"]:
-    """A kernel of a batch with itself as a symmetric matrix; rounding may have made it less so.
-
-    >>> square("solve", jnp.array([[1.0, 2.0], [0.0, 1.0]]))
-    Array([[1., 1.],
-           [1., 1.]], dtype=float32)
-    """
-    if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1]:
-        raise invalid(
-            f"{caller}(kernel)",
-            got=f"shape {kernel.shape}",
-            expected="(N, N) or (N, N, O, O)",
-            remedy="It is the kernel of a batch with itself, kernels.ntk(f, params, x).",
-        )
-    matrix = as_matrix(kernel)
-    return 0.5 * (matrix + matrix.T)
-
-
-def regularized(
-    caller: str, matrix: Float[Array, "n n"], noise: ArrayLike, diag_reg: ArrayLike
-) -> Float[Array, "n n"]:
-    """K + (noise + diag_reg · mean of the diagonal of K)·I; `noise` may be one number per row.
-
-    Errors: negative or infinite numbers, other shapes. Where they are traced the matrix is NaN.
-
-    >>> regularized("solve", jnp.diag(jnp.array([1.0, 3.0])), 0.5, 0.1)
-    Array([[1.7, 0. ],
-           [0. , 3.7]], dtype=float32)
-    """
-    n = len(matrix)
-    total = jnp.zeros(n, matrix.dtype)
-    unit = jnp.mean(jnp.diagonal(matrix)) if n else jnp.ones((), matrix.dtype)
-    for name, value, shapes, scale in (
-        ("noise", noise, ((), (n,)), jnp.ones_like(unit)),
-        ("diag_reg", diag_reg, ((),), unit),
-    ):
-        if not is_traced(value) and not _within(value):
-            raise invalid(
-                f"{caller}({name})",
-                got=concrete(value) if concrete(value) is not None else "negative numbers or NaN",
-                expected="a number in [0, inf)",
-                remedy="It is added to the diagonal of the kernel, as a variance.",
-            )
-        if jnp.shape(value) not in shapes:
-            raise invalid(
-                f"{caller}({name})",
-                got=f"shape {jnp.shape(value)}",
-                expected=" or ".join(map(str, shapes)),
-                remedy="Use jax.vmap for several values.",
-            )
-        added = jnp.asarray(value, matrix.dtype)
-        total = total + jnp.where(added >= 0, added, jnp.nan) * scale
-    return matrix + jnp.diag(total)
-
-
-def _within(value: ArrayLike) -> bool:
-    numbers = np.asarray(value, np.float64)
-    return bool(np.all((numbers >= 0) & (numbers < np.inf)))
-
-
-def as_matrix(kernel: Shaped[Array, "N M ..."]) -> Shaped[Array, "n m"]:
-    """A kernel (N, M) itself, or one (N, M, O, O) as (N·O, M·O), outputs of an example together.
-
-    Errors: other ranks.
-
-    >>> as_matrix(jnp.ones((4, 3, 2, 2))).shape
-    (8, 6)
-    """
-    if kernel.ndim == 2:
-        return kernel
-    if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3]:
-        raise invalid(
-            "kernel",
-            got=f"shape {kernel.shape}",
-            expected="(N, M) or (N, M, O, O)",
-            remedy="Use kernels.ntk with outputs='mean' or 'full', or kernels.infinite.",
-        )
-    n, m, o, _ = kernel.shape
-    return jnp.transpose(kernel, (0, 2, 1, 3)).reshape(n * o, m * o)

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn.errors import concrete, invalid, require_between
-from jaxnn.kernels.modes import real_arrays
+from jaxnn.kernels.matrices import real_arrays
 from jaxnn.types import Array, ArrayLike
 
 # Dormand & Prince (1980), table 2: stages, fifth order, and its difference from fourth.

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxnn.errors import concrete, invalid
 from jaxnn.kernels.dense_solves import factorized, solved
-from jaxnn.kernels.modes import real_arrays, regularized, square
+from jaxnn.kernels.matrices import real_arrays, regularized, square
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, ArrayLike
 

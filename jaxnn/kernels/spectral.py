@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from jaxnn.kernels.modes import Modes
+from jaxnn.kernels.modes import Modes, reopened
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array
 
@@ -59,7 +59,7 @@ def _applied_jvp(function: SpectralFunction, primals: tuple, tangents: tuple) ->
     matrix, modes, parameters, y = primals
     change, _, parameter_change, y_change = tangents
     out = applied(function, matrix, modes, parameters, y)
-    modes = _reopened(matrix, modes)
+    modes = reopened(matrix, modes)
     u = modes.eigenvectors
     turned = dot(u.T, dot(0.5 * (change + change.T), u))
     products = function.differences(modes, parameters) * turned[None]
@@ -69,26 +69,6 @@ def _applied_jvp(function: SpectralFunction, primals: tuple, tangents: tuple) ->
     tangent = dot(u[None], dot(products, dot(u.T, y)[None]))
     tangent += _by_modes(values_change, u, y) + _by_modes(values, u, y_change)
     return out, tangent
-
-
-@jax.custom_jvp
-def _reopened(matrix: Array, modes: Modes) -> Modes:
-    """`modes`, with their derivatives in the matrix: NaN for eigenvectors too close to be told."""
-    return modes
-
-
-@_reopened.defjvp
-def _reopened_jvp(primals: tuple, tangents: tuple) -> tuple:
-    _, modes = primals
-    change, u = tangents[0], modes.eigenvectors
-    turned = dot(u.T, dot(0.5 * (change + change.T), u))
-    gap = modes.eigenvalues[None, :] - modes.eigenvalues[:, None]
-    least = jnp.finfo(gap.dtype).eps ** 0.5 * modes.eigenvalues[0]
-    apart = jnp.abs(gap) > least
-    quotient = jnp.where(apart, 1.0 / jnp.where(apart, gap, 1.0), jnp.nan)
-    quotient = jnp.where(jnp.eye(len(gap), dtype=bool), 0.0, quotient)
-    moved = Modes(jnp.diagonal(turned), dot(u, quotient * turned), tangents[1].rank)
-    return modes, moved
 
 
 def _by_modes(values: Array, u: Array, y: Array) -> Array:

@@ -1,7 +1,5 @@
 """Iterative kernel solutions against dense ones."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +18,26 @@ def test_solutions_are_those_of_the_dense_kernel(columns, float64):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(41, 2)))
     b = jnp.asarray(rng.normal(size=(41,) if columns is None else (41, columns)))
-    solve = partial(kernels.solve_iteratively, rbf, noise=0.01, rank=15, tolerance=1e-9)
-    found = jax.jit(lambda x, b: solve(x, b, batch_size=7))(x, b)
-    exact = np.linalg.solve(np.asarray(rbf(x, x)) + 0.01 * np.eye(41), b)
+    options = {"rank": 15, "tolerance": 1e-9, "batch_size": 7}
+    scaled = lambda a, b: 3.0 * rbf(a, b)
+    solve = jax.jit(lambda x, b, n, r: kernels.solve_iteratively(
+        scaled, x, b, noise=n, diag_reg=r, **options))  # fmt: skip
+    found = solve(x, b, 0.01, 0.002)
+    exact = np.linalg.solve(np.asarray(scaled(x, x)) + 0.016 * np.eye(41), b)
     np.testing.assert_allclose(found.x, exact, rtol=1e-5, atol=1e-6)
     assert found.converged
+    assert jnp.all(jnp.isnan(solve(x, b, -0.01, 0.0).x))
+
+
+def test_integer_targets_and_kernels_of_half_precision():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(300, 2)), "float32")
+    half = lambda a, b: rbf(a, b).astype("bfloat16")
+    b = jnp.asarray(rng.integers(0, 3, 300), "uint8")
+    found = kernels.solve_iteratively(half, x, b, noise=1.0, rank=4, batch_size=64)
+    exact = np.linalg.solve(np.asarray(half(x, x), "float64") + np.eye(300), np.asarray(b, float))
+    assert (found.x.dtype, found.converged) == ("bfloat16", True)
+    np.testing.assert_allclose(found.x.astype("float32"), exact, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -73,8 +86,17 @@ def test_bad_input():
     with unchecked():
         for noise, b, start in [
             (0.0, jnp.ones(3), "solve_iteratively(noise): got 0.0"),
+            (-1.0, jnp.ones(3), "solve_iteratively(noise): got -1.0"),
             (1.0, jnp.ones(2), "solve_iteratively(b): got shape (2,), expected (3, ...)"),
         ]:
             with pytest.raises(ValueError, match=r": got .*, expected .*\. ") as error:
                 kernels.solve_iteratively(rbf, x, b, noise=noise)
+            assert str(error.value).startswith(start)
+        for options, start in [
+            ({"rank": 0}, "solve_iteratively(rank): got 0"),
+            ({"batch_size": -1}, "solve_iteratively(batch_size): got -1"),
+            ({"diag_reg": -0.1}, "solve_iteratively(diag_reg): got -0.1"),
+        ]:
+            with pytest.raises(ValueError, match=r": got .*, expected .*\. ") as error:
+                kernels.solve_iteratively(rbf, x, jnp.ones(3), noise=1.0, **options)
             assert str(error.value).startswith(start)

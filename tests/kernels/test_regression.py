@@ -10,7 +10,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
 from jaxnn import kernels, nn
-from jaxnn.kernels.modes import as_matrix
+from jaxnn.kernels.matrices import as_matrix
 
 
 def problem(seed, n=8, m=3, columns=2):
