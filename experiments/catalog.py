@@ -1,6 +1,7 @@
 """Which experiments there are, found by looking at the folder and importing none of them.
 
-An experiment is a module that defines Config, run, verdict and plot; its file name is its name.
+An experiment is a module that defines Config, run, verdict and plot; its file name is its name. Its
+scales are SMOKE, Config() itself and PAPER; with TOUR = Config(...) it is on the tour as well.
 Reading the names from the syntax tree keeps `list` and a mistyped name from importing JAX.
 """
 

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from experiments import datasets, pictures, records
+from experiments.__main__ import _tour
 from experiments.catalog import catalog
 from experiments.harness import perform
-from experiments.report import chapter
+from experiments.report import CHAPTERS, chapter
 
 EXPERIMENTS = catalog()
+TITLES = [title for _, _, title in CHAPTERS]
 # These compile for half a minute; .ci/run runs every experiment at this scale besides.
 LONG = (
     "batch_norm",
@@ -75,6 +77,16 @@ def test_an_experiment_says_what_it_claims_and_where_from(name):
     assert len(experiment.claim) < 100
     assert experiment.tags
     assert chapter(experiment) != "Other measurements"
+
+
+def test_the_tour_is_a_dozen_in_order_and_needs_no_download():
+    tour = _tour()
+    assert 10 <= len(tour) <= 15
+    places = [TITLES.index(chapter(experiment)) for experiment in tour]
+    assert places == sorted(places)
+    assert len(set(places)) >= 5
+    for experiment in tour:
+        assert getattr(experiment.config("tour"), "dataset", "digits") == "digits"
 
 
 def test_worked_numbers_can_fail():
