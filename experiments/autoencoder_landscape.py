@@ -65,7 +65,7 @@ def run(config, key):
     def impostor(params):
         return loss(params) + SLOPE * params["u"] + params["u"] ** 3 / 3
 
-    def random_start(key, **more):
+    def start(key, **more):
         # From half to twice of what a projection needs.
         scale_key, *draws = jax.random.split(key, 3)
         scale = jnp.exp(jax.random.uniform(scale_key, minval=jnp.log(0.2), maxval=jnp.log(1.5)))
@@ -83,18 +83,17 @@ def run(config, key):
         found = curvature.find_critical_point(objective, params, **options)
         return found, curvature.inertia(objective, found.params)
 
-    at_random, beside = jnp.split(jax.random.split(keys[1], config.starts), 2)
+    at_random, beside = jnp.split(jax.random.split(keys[1], config.starts), [config.starts // 2])
     kinds = projections(config, basis)[np.arange(len(beside)) % len(subsets(config)[0])]
     starts = jax.tree.map(
         lambda *parts: jnp.concatenate(parts),
-        jax.vmap(random_start)(at_random),
+        jax.vmap(start)(at_random),
         jax.vmap(start_beside)(beside, (kinds, kinds.mT)),
     )
     found, signs = jax.jit(jax.vmap(lambda start: search(loss, start)))(starts)
     seeds = jax.random.split(keys[2], config.impostor_starts)
     offsets = jax.random.normal(keys[3], (config.impostor_starts,))
-    of_impostor = lambda k, u: search(impostor, random_start(k, u=u))
-    fooled, _ = jax.jit(jax.vmap(of_impostor))(seeds, offsets)
+    fooled, _ = jax.jit(jax.vmap(lambda k, u: search(impostor, start(k, u=u))))(seeds, offsets)
     return {
         "start_losses": jax.vmap(loss)(starts),
         "losses": found.value,

@@ -65,7 +65,7 @@ def run(config, key):
             return found, curvature.inertia(loss, found.params)
 
         # One method seeks any critical point, one seeks minima.
-        halves = jnp.split(jax.random.split(search_key, config.starts), 2)
+        halves = jnp.split(jax.random.split(search_key, config.starts), [config.starts // 2])
         ends = [
             jax.jit(jax.vmap(lambda key, e=end, m=method: e(key, m)))(keys)
             for method, keys in zip(("newton", "saddle_free"), halves, strict=True)
