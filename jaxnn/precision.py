@@ -104,14 +104,13 @@ def accumulated(f: Callable[..., Any], *trees: PyTree, **options: Any) -> Any:
     dtype, accumulation = inexact_dtype(*values), wide_dtype(*values)
     widened = jax.tree.map(lambda a: jnp.asarray(a).astype(accumulation), trees)
     results = f(*widened, **options)
-    return jax.tree.map(lambda y: y.astype(_kind(y, dtype)) if _is_inexact(y) else y, results)
+    return jax.tree.map(lambda y: _cast(y, dtype), results)
 
 
-def _is_inexact(y: Array) -> bool:
-    return jnp.issubdtype(y.dtype, jnp.inexact)
-
-
-def _kind(y: Array, dtype: jnp.dtype) -> jnp.dtype:
-    """`dtype` for y, or its real counterpart where y is real and it is complex."""
-    real = jnp.issubdtype(y.dtype, jnp.floating) and jnp.issubdtype(dtype, jnp.complexfloating)
-    return jnp.finfo(dtype).dtype if real else dtype
+def _cast(y: ArrayLike, dtype: jnp.dtype) -> ArrayLike:
+    """y in `dtype`, or in its real counterpart where y is real; integers and booleans stay."""
+    own = jnp.result_type(y)
+    if not jnp.issubdtype(own, jnp.inexact):
+        return y
+    real = jnp.issubdtype(own, jnp.floating) and jnp.issubdtype(dtype, jnp.complexfloating)
+    return jnp.asarray(y).astype(jnp.finfo(dtype).dtype if real else dtype)

@@ -12,6 +12,7 @@ from jaxnn import tree
 from jaxnn.curvature.landscape import require_alike
 from jaxnn.errors import invalid, require_optimizer
 from jaxnn.linalg.derivatives import require_objective
+from jaxnn.precision import inexact
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
 
 
@@ -32,7 +33,7 @@ def bezier(start: Params, bend: Params, end: Params, t: ArrayLike) -> Params:
     tree.require_differentiable("bezier(start)", start)
     _require_point("bezier(bend)", bend, start)
     _require_point("bezier(end)", end, start)
-    t = jnp.asarray(t)
+    t = inexact(t)
     if t.ndim != 0:
         raise invalid(
             "bezier(t)",

@@ -1,6 +1,6 @@
 """A spectrum in a few numbers: how many directions count, and how many stand out.
 
-The spectrum is all n eigenvalues, or a `linalg.spectral_density`, whose numbers have standard
+The spectrum is all n eigenvalues, in any dtype (see `jaxnn.precision`), or a `linalg.spectral_density`, whose numbers have standard
 errors over its probes.
 """
 
@@ -8,14 +8,15 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.estimates import Estimate, mean_of
 from jaxnn.linalg.quadrature import SpectralDensity
+from jaxnn.precision import accumulated, inexact_dtype
 from jaxnn.types import Array, ArrayLike
 
-Spectrum: TypeAlias = Float[Array, "n"] | SpectralDensity
+Spectrum: TypeAlias = Shaped[Array, "n"] | SpectralDensity
 
 
 class Outliers(NamedTuple):
@@ -31,7 +32,7 @@ class Outliers(NamedTuple):
     gaps: Float[Array, "k-1"]
 
 
-def outliers(values: Float[Array, "k"], *, floor: ArrayLike | None = None) -> Outliers:
+def outliers(values: Shaped[Array, "k"], *, floor: ArrayLike | None = None) -> Outliers:
     """The eigenvalues above the largest relative gap, of the k largest of an operator.
 
         number = argmax_i λ_i / max(λ_i+1, floor),   λ₁ ≥ λ₂ ≥ ... ≥ λ_k
@@ -57,11 +58,16 @@ def outliers(values: Float[Array, "k"], *, floor: ArrayLike | None = None) -> Ou
             expected="two or more",
             remedy="To look for C outliers take the 2C largest, by linalg.eigsh(operator, 2 * C).",
         )
-    if floor is None:
-        floor = jnp.max(jnp.abs(values)) * float(jnp.finfo(values.dtype).eps) ** (2 / 3)
-    else:
+    if floor is not None:
         remedy = "It is on the scale of the eigenvalues."
         require_between("outliers(floor)", floor, 0.0, jnp.inf, remedy=remedy)
+    # The rounding of the eigenvalues is that of the dtype that they come in.
+    rounding = float(jnp.finfo(inexact_dtype(values)).eps) ** (2 / 3)
+    return accumulated(lambda values: _widest_gap(values, floor, rounding), values)
+
+
+def _widest_gap(values: Array, floor: ArrayLike | None, rounding: float) -> Outliers:
+    floor = rounding * jnp.max(jnp.abs(values)) if floor is None else floor
     falling = jnp.maximum(-jnp.sort(-values), jnp.asarray(floor, values.dtype))
     upper, lower = falling[:-1], falling[1:]
     above_zero = jnp.where(upper > 0, jnp.inf, 1.0)  # two zeros are no gap
@@ -90,7 +96,7 @@ def effective_dimension(spectrum: Spectrum, alpha: ArrayLike) -> Estimate:
         positive = jnp.maximum(x, 0.0)
         return positive / (positive + jnp.asarray(alpha, x.dtype))
 
-    return _trace(spectrum, share)
+    return _measured(lambda spectrum: _trace(spectrum, share), spectrum)
 
 
 def effective_rank(spectrum: Spectrum, *, largest: ArrayLike | None = None) -> Estimate:
@@ -105,7 +111,8 @@ def effective_rank(spectrum: Spectrum, *, largest: ArrayLike | None = None) -> E
     >>> effective_rank(jnp.array([4.0, 1.0, 1.0])).value
     Array(1.5, dtype=float32)
     """
-    return _divided(_trace(spectrum, lambda x: x), _top(spectrum, lambda x: x, largest))
+    same = lambda x: x
+    return _measured(lambda s: _divided(_trace(s, same), _top(s, same, largest)), spectrum)
 
 
 def stable_rank(spectrum: Spectrum, *, largest: ArrayLike | None = None) -> Estimate:
@@ -119,7 +126,8 @@ def stable_rank(spectrum: Spectrum, *, largest: ArrayLike | None = None) -> Esti
     >>> stable_rank(jnp.array([-2.0, 1.0, 1.0])).value
     Array(1.5, dtype=float32)
     """
-    return _divided(_trace(spectrum, jnp.square), _top(spectrum, jnp.abs, largest) ** 2)
+    squares = lambda s: _trace(s, jnp.square)
+    return _measured(lambda s: _divided(squares(s), _top(s, jnp.abs, largest) ** 2), spectrum)
 
 
 def participation_ratio(spectrum: Spectrum) -> Estimate:
@@ -133,12 +141,23 @@ def participation_ratio(spectrum: Spectrum) -> Estimate:
     >>> participation_ratio(jnp.array([1.0, 1.0, 0.0])).value
     Array(2., dtype=float32)
     """
+    return _measured(_participation, spectrum)
+
+
+def _participation(spectrum: Spectrum) -> Estimate:
     first, second = (_samples(spectrum, f) for f in (lambda x: x, jnp.square))
     a, b = jnp.mean(first), jnp.mean(second)
     unit = jnp.where(b > 0, b, 1.0)
     ratio = a**2 / unit
     linear = ratio + (2 * a * (first - a) - ratio * (second - b)) / unit
     return _estimate(spectrum, linear)._replace(value=ratio)
+
+
+def _measured(function: Callable[[Spectrum], Estimate], spectrum: Spectrum) -> Estimate:
+    """A function of a spectrum; sums over eigenvalues are accumulated in at least float32."""
+    if isinstance(spectrum, SpectralDensity):
+        return function(spectrum)
+    return accumulated(function, spectrum)
 
 
 def _samples(spectrum: Spectrum, function: Callable[[Array], Array]) -> Float[Array, "probes"]:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
@@ -185,7 +185,7 @@ def rule(
 
 def density(
     spectrum: SpectralDensity,
-    grid: Float[ArrayLike, "points"],
+    grid: Shaped[ArrayLike, "points"],
     *,
     width: float | Float[Array, ""],
     scale: Literal["linear", "log"] = "linear",

@@ -34,7 +34,7 @@ class Call(NamedTuple):
               dtype; "refused": an error of ours, which says what is expected
     ulps      the error allowed in half precision, in units in the last place of the largest entry
               of a result; None where draws depend on the dtype, or it has no half precision
-    slow      whether compiling it takes long
+    slow      whether the call on integers is another program, and takes long to compile
     """
 
     f: Callable[..., Any]

@@ -6,7 +6,7 @@ import numpy as np
 from calls import Call, data, floats, labels, layer, parameters, share, small
 
 from jaxnn import data as examples
-from jaxnn import losses, metrics, nn, pruning, regularizers, schedules, signal
+from jaxnn import losses, metrics, nn, optimizers, pruning, regularizers, schedules, signal
 from jaxnn.generative import dbm, dbn, gan, greedy, partition, rbm, units
 from jaxnn.nn import activations
 
@@ -18,7 +18,7 @@ SIGNS = np.array([[1, -1], [-1, -1], [1, 1]], np.int32)
 def of_ids(net) -> Call:
     """A network of tokens: its parameters alone have a dtype."""
     apply = lambda params: net.apply(params, jnp.asarray(IDS))
-    return Call(apply, (parameters(net, IDS.shape[1:]),), integers="kept", ulps=16.0, slow=True)
+    return Call(apply, (parameters(net, IDS.shape[1:]),), integers="kept", ulps=16.0)
 
 
 VECTORS, IMAGES, TIMES = (4, 3), (2, 6, 6, 2), (2, 7, 4)
@@ -26,22 +26,22 @@ VECTORS, IMAGES, TIMES = (4, 3), (2, 6, 6, 2), (2, 7, 4)
 LAYERS = {
     "nn.avg_pool": layer(nn.avg_pool((3, 3), padding="SAME"), IMAGES),
     "nn.batch_norm": layer(nn.batch_norm(), VECTORS),
-    "nn.cnn": layer(nn.cnn((3, 2), 2), IMAGES, ulps=16.0, slow=True),
+    "nn.cnn": layer(nn.cnn((3, 2), 2), IMAGES, ulps=16.0),
     "nn.conv": layer(nn.conv(3, (3, 3)), IMAGES),
     "nn.conv_transpose": layer(nn.conv_transpose(3, (3, 3), strides=(2, 2)), IMAGES),
     "nn.dense": layer(nn.dense(3), VECTORS),
     "nn.dropout": layer(nn.dropout(0.5), VECTORS, key=KEY, ulps=None),
     "nn.elementwise": layer(nn.elementwise(jnp.square), VECTORS),
-    "nn.embedding": of_ids(nn.embedding(5, 3))._replace(slow=False),
+    "nn.embedding": of_ids(nn.embedding(5, 3)),
     "nn.flatten": layer(nn.flatten(), IMAGES, integers="kept"),
     "nn.global_avg_pool": layer(nn.global_avg_pool(), IMAGES),
     "nn.global_max_pool": layer(nn.global_max_pool(), IMAGES),
     "nn.global_sum_pool": layer(nn.global_sum_pool(), IMAGES),
-    "nn.gru": layer(nn.gru(3), TIMES, ulps=16.0, slow=True),
+    "nn.gru": layer(nn.gru(3), TIMES, ulps=16.0),
     "nn.identity": layer(nn.identity(), VECTORS, integers="kept"),
     "nn.layer_norm": layer(nn.layer_norm(), VECTORS),
-    "nn.lenet": layer(nn.lenet(), (1, 28, 28, 1), ulps=32.0, slow=True),
-    "nn.lstm": layer(nn.lstm(3), TIMES, ulps=16.0, slow=True),
+    "nn.lenet": layer(nn.lenet(), (1, 28, 28, 1), ulps=32.0),
+    "nn.lstm": layer(nn.lstm(3), TIMES, ulps=16.0),
     "nn.lstm_classifier": of_ids(nn.lstm_classifier((3,), 2, vocabulary=5)),
     "nn.max_pool": layer(nn.max_pool((3, 3), padding="SAME"), IMAGES),
     "nn.mlp": layer(nn.mlp((3, 2)), VECTORS),
@@ -49,8 +49,8 @@ LAYERS = {
     "nn.positional_encoding": layer(nn.positional_encoding(), (1, 300, 4)),
     "nn.prelu": layer(nn.prelu(), VECTORS),
     "nn.residual": layer(nn.residual(nn.dense(3)), VECTORS),
-    "nn.residual_cnn": layer(nn.residual_cnn((2,), 2), IMAGES, ulps=32.0, slow=True),
-    "nn.rnn": layer(nn.rnn(3), TIMES, ulps=16.0, slow=True),
+    "nn.residual_cnn": layer(nn.residual_cnn((2,), 2), IMAGES, ulps=32.0),
+    "nn.rnn": layer(nn.rnn(3), TIMES, ulps=16.0),
     "nn.rnn_classifier": of_ids(nn.rnn_classifier((3,), 2, vocabulary=5)),
     "nn.self_attention": layer(nn.self_attention(2), TIMES, ulps=16.0),
     "nn.serial": layer(nn.serial(nn.relu(), nn.dense(2)), VECTORS),
@@ -305,6 +305,33 @@ GENERATIVE = {
     ),
 }
 
+DESCENT = optimizers.gradient_descent(0.1)
+
+
+def fitted(fit, params):
+    """Some steps of training on binary data."""
+    return Call(
+        lambda p, x: fit(p, x, DESCENT, steps=2, key=KEY)[0], (params, share(4, 3)), ulps=None
+    )
+
+
+GENERATIVE |= {
+    "generative.rbm.fit": fitted(rbm.fit, MACHINE),
+    "generative.dbm.fit": fitted(dbm.fit, DEEP),
+    "generative.greedy.fit": fitted(greedy.fit, STACK),
+    "generative.gan.fit": Call(
+        lambda params, x: gan.fit(
+            *(lambda m, z: m * z, lambda w, x: x @ w, gan.Players(*params), x),
+            gan.Players(DESCENT, DESCENT),
+            latent=1,
+            steps=2,
+            key=KEY,
+        )[0],
+        ((floats(1, 1), floats(1)), small(4, 1)),
+        ulps=None,
+    ),
+}
+
 # Computed in the default float, whatever comes in.
 SIGNAL = {
     "signal.correlation_map": Call(
@@ -322,6 +349,7 @@ SIGNAL = {
         lambda b: signal.critical_weight_std(nn.erf(), bias_std=b, halvings=2),
         (share(),),
         ulps=None,
+        slow=True,
     ),
 }
 STEPS = (data(3),)

@@ -25,10 +25,8 @@ def _functions(module: ModuleType, seen: set[str]) -> Iterator[tuple[str, Callab
             if package and value.__name__ not in seen:
                 yield from _functions(value, seen)
         elif (
-            not name.startswith("_")
+            name[0].islower()  # neither private nor a type
             and callable(value)
-            and not isinstance(value, type)
-            and hasattr(value, "__qualname__")
             and (package or value.__module__ == module.__name__)
         ):
             yield f"{module.__name__.removeprefix('jaxnn.')}.{name}", value
