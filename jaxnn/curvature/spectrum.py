@@ -1,7 +1,7 @@
 """A spectrum in a few numbers: how many directions count, and how many stand out.
 
-The spectrum is all n eigenvalues, in any dtype (see `jaxnn.precision`), or a `linalg.spectral_density`, whose numbers have standard
-errors over its probes.
+The spectrum is all n eigenvalues, in any dtype (see `jaxnn.precision`), or a
+`linalg.spectral_density`, whose numbers have standard errors over its probes.
 """
 
 from collections.abc import Callable

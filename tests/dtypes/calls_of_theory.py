@@ -1,6 +1,7 @@
 """Calls of kernels, curvature, linear algebra, optimizers and training."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 from calls import Call, data, floats, kernel, labels, parameters, share, small
 
 from jaxnn import curvature, kernels, linalg, losses, nn, optimizers, training, tree
+from jaxnn.precision import inexact
 
 KEY = jax.random.key(0)
 NET = nn.serial(nn.dense(4), nn.tanh(), nn.dense(2))
@@ -27,6 +29,12 @@ def of_objective(f, **options) -> Call:
     return Call(lambda p, x, y: f(objective, p, x, y), (PARAMS, X, Y), **{**NO_HALF, **options})
 
 
+def dots(x1, x2=None):
+    """A kernel function: 1 + ⟨x, x'⟩."""
+    x1, x2 = inexact(x1), inexact(x1 if x2 is None else x2)
+    return SimpleNamespace(nngp=1.0 + x1 @ x2.T, ntk=1.0 + x1 @ x2.T)
+
+
 def kept(f, *args, **options) -> Call:
     return Call(f, args, "kept", **options)
 
@@ -39,6 +47,12 @@ KERNELS = {
     ),
     "kernels.effective_rank": Call(kernels.effective_rank, (K,), **HALF),
     "kernels.eigenmodes": Call(lambda k: kernels.eigenmodes(k).eigenvalues, (K,), **HALF),
+    "kernels.ensemble_predictor": Call(
+        lambda x, y: kernels.ensemble_predictor(dots, x, y, noise=1)(2, x[:2])[0],
+        (X, Y),
+        slow=True,
+        **NO_HALF,
+    ),
     "kernels.gp_posterior": Call(
         lambda k, y, c, o: tuple(kernels.gp_posterior(k, y, c, o, noise=1)[:2]),
         (K, Y, small(2, 4), np.full(2, 9.0, np.float32)),
@@ -142,7 +156,7 @@ CURVATURE = {
         lambda p, x: matrix(curvature.fisher(NET.apply, p, x)), (PARAMS, X), **NO_HALF
     ),
     "curvature.kfac": Call(
-        lambda p, x: [factors[:2] for factors in KFAC(p, x).values()],
+        lambda p, x: [(factors.A, factors.G) for factors in KFAC(p, x).values()],
         (PARAMS, X),
         **NO_HALF,
     ),

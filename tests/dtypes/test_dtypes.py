@@ -74,6 +74,11 @@ WITHOUT_DATA = {
     **dict.fromkeys(("tree.require_differentiable", "tree.size"), "about dtypes, shapes"),
 }
 
+AWAITED = (
+    *("kernels.alignment", "kernels.centered_alignment", "kernels.effective_rank"),
+    *("kernels.gradient_flow_of_loss", "kernels.infinite", "kernels.pivoted_cholesky"),
+    *("kernels.relative_change", "kernels.solve_iteratively", "kernels.trained_parameters"),
+)
 QUICK_HALVES = (
     *("nn.avg_pool", "nn.layer_norm", "nn.positional_encoding", "tree.norm"),
     *("metrics.root_mean_squared_error", "generative.rbm.free_energy"),
@@ -147,7 +152,11 @@ def check_integers(name: str, kind: str):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (call.slow or call.integers == "kept"))
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * (call.slow or call.integers == "kept")
+            + [pytest.mark.xfail] * (name in AWAITED),
+        )
         for name, call in CALLS.items()
     ],
 )
