@@ -20,6 +20,7 @@ from jaxnn.kernels import contractions
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice
 from jaxnn.kernels.examples import batched, num_examples, only
+from jaxnn.kernels.mesh_axes import manual_axes, over
 from jaxnn.kernels.structure import Factors, Structure, factors, parts
 from jaxnn.precision import common, wide, wide_dtype
 from jaxnn.types import Apply, Array, Params, PyTree
@@ -270,7 +271,8 @@ def vector_products(task: Problem, outputs: Outputs, *, forward: bool = True) ->
             f = lambda *leaves: task.flat(*leaves, *jax.tree.leaves(example))[0]
             y, pull_back = jax.vjp(f, *task.leaves)
             weighed = lambda unit: _weighed(task, pull_back(unit))
-            gradients = jax.vmap(weighed)(jnp.eye(y.size, dtype=y.dtype))
+            units = over(manual_axes(y), jnp.eye(y.size, dtype=y.dtype))
+            gradients = jax.vmap(weighed)(units)
             return {
                 label: _reduced(
                     jax.vmap(push, out_axes=2)(_only(task, gradients, label)), outputs, y.dtype
@@ -326,7 +328,7 @@ def of_coupled(
 
     def against_one(number: Array) -> Block:
         unit = jnp.zeros(y2.size, y2.dtype).at[number].set(1).reshape(y2.shape)
-        weighed = _weighed(task, pull_back(unit))
+        weighed = _weighed(task, pull_back(over(manual_axes(y2), unit)))
         push = partial(pushed, partial(vector, x1), task.leaves, forward=forward)
         return {label: push(_only(task, weighed, label)) for label in task.groups}
 

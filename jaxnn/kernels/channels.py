@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxnn.kernels.contractions import Outputs, Part, Parts, inner, mirrored
 from jaxnn.kernels.coupling import coupling
+from jaxnn.kernels.mesh_axes import shaped
 from jaxnn.kernels.program import Program
 from jaxnn.precision import wide
 from jaxnn.types import Array, Shape
@@ -107,8 +108,8 @@ def _by_column(
         own = own.transpose(np.argsort(axes))
         return program.evaluated(value, _changed(leaves, leaf, own)).reshape(-1)
 
-    abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in leaves]
-    columns_first = jax.ShapeDtypeStruct((size, rows), leaves[leaf].dtype)
+    abstract = [shaped(a.shape, a.dtype, a) for a in leaves]
+    columns_first = shaped((size, rows), leaves[leaf].dtype, leaves[leaf])
     return coupling(columns_apart, abstract, columns_first).kind == "independent"
 
 

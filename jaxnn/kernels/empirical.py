@@ -17,6 +17,7 @@ from jaxnn.kernels import blocks
 from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.coupling import Reading, read, require_independent
 from jaxnn.kernels.examples import abstract, alike, explained, num_examples, require_function
+from jaxnn.kernels.mesh_axes import manual_axes, over, with_automatic_axes
 from jaxnn.kernels.planning import Plan, planned
 from jaxnn.kernels.tiles import tiled
 from jaxnn.precision import accumulated
@@ -61,6 +62,10 @@ def nngp(
     """
     _require_choice("outputs", outputs, Outputs)
     require_function("f", f)
+    return with_automatic_axes(partial(_nngp, f, outputs), params, x1, x2, rows=x1)
+
+
+def _nngp(f: Apply, outputs: Outputs, params: Params, x1: PyTree, x2: PyTree | None) -> Any:
     y1 = f(params, x1)
     blocks.require_outputs("f(params, x1)", y1, num_examples("x1", x1))
     first = blocks.flattened(y1)
@@ -143,6 +148,23 @@ def ntk(
     tree.require_differentiable("params", params)
     blocks.require_groups(groups)
     num_examples("x1", x1)
+    compute = partial(_ntk, f, outputs, method, groups, coupled, max_bytes)
+    return with_automatic_axes(compute, params, x1, x2, metric, rows=x1)
+
+
+def _ntk(
+    f: Apply,
+    outputs: Outputs,
+    method: Method,
+    groups: Callable[[str], Hashable] | None,
+    coupled: bool,
+    max_bytes: int,
+    params: Params,
+    x1: PyTree,
+    x2: PyTree | None,
+    metric: PyTree | None,
+) -> Any:
+    params, x1, x2, metric = over(manual_axes(params, x1, x2), (params, x1, x2, metric))
     with explained(f):
         f = snapshot(f, params, x1)
     task = _read(f, params, x1, x2, method, metric, groups, coupled)

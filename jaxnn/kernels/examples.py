@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.errors import invalid
+from jaxnn.kernels.mesh_axes import shaped
 from jaxnn.types import Array, ArrayLike, PyTree
 
 
@@ -55,7 +56,7 @@ def abstract(x: PyTree, *leading: int) -> PyTree:
 
     def one(leaf: ArrayLike | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         shape = (*leading, *jnp.shape(leaf)[1:])
-        return jax.ShapeDtypeStruct(shape, _dtype(leaf))
+        return shaped(shape, _dtype(leaf), leaf)
 
     return jax.tree.map(one, x)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 
+from jaxnn.kernels.mesh_axes import manual_axes, over
 from jaxnn.types import Array, PyTree
 
 Taps: TypeAlias = dict[int, Any]
@@ -95,7 +96,10 @@ def run(program: Program, arguments: Sequence[Any], taps: Taps) -> tuple[list[An
     >>> run(program, [jnp.ones((2, 3)), jnp.ones(2)], {0: 10.0 * jnp.ones(3)})[0]
     [Array([12., 12., 12.], dtype=float32)]
     """
-    values = dict(program.constants)
+    values = {
+        number: over(manual_axes(program.avals[number]), constant)
+        for number, constant in program.constants.items()
+    }
     values.update(zip(program.inputs, arguments, strict=True))
     operands: Taps = {}
     for index, equation in enumerate(program.equations):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxnn.kernels.channels import Channel, ChannelFactors, channel, channel_factors, joins
 from jaxnn.kernels.contractions import Part, Parts
 from jaxnn.kernels.cost import GradientShape, PartShape
+from jaxnn.kernels.mesh_axes import manual_axes, over
 from jaxnn.kernels.program import Program, Taps, run, zero_taps
 from jaxnn.kernels.taps import Path, Site, fold, leaf_uses
 from jaxnn.kernels.unfolding import trace
@@ -201,9 +202,12 @@ def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: PyTr
         (y,), operands = run(program, arguments, taps)
         return y, operands
 
-    taps, direct = zero_taps(program, tapped), tuple(leaves[i] for i in structure.direct)
+    axes = manual_axes(leaves, example)
+    taps = over(axes, zero_taps(program, tapped))
+    direct = tuple(leaves[i] for i in structure.direct)
     y, pull_back, operands = jax.vjp(outputs, taps, direct, has_aux=True)
-    cotangents, gradients = jax.vmap(pull_back)(jnp.eye(y.size, dtype=y.dtype))
+    units = over(manual_axes(y), jnp.eye(y.size, dtype=y.dtype))
+    cotangents, gradients = jax.vmap(pull_back)(units)
     found = tuple(_term_factors(term, leaves, operands, cotangents) for term in structure.terms)
     channels = tuple(
         None

@@ -9,6 +9,7 @@ import numpy as np
 from jaxnn.kernels.blocks import Block, Method
 from jaxnn.kernels.contractions import mirrored
 from jaxnn.kernels.examples import num_examples
+from jaxnn.kernels.mesh_axes import manual_axes, over
 from jaxnn.types import Array, PyTree
 
 
@@ -66,7 +67,9 @@ def tiled(method: Method, x1: PyTree, x2: PyTree | None, tile: int, *, keep: boo
         return result, None
 
     shapes = jax.eval_shape(lambda i: method.meet(of1(i), of2(i), False), jnp.int32(0))
-    empty = jax.tree.map(lambda s: jnp.zeros((n1, n2, *s.shape[2:]), s.dtype), shapes)
+    empty = jax.tree.map(
+        lambda s: over(manual_axes(s), jnp.zeros((n1, n2, *s.shape[2:]), s.dtype)), shapes
+    )
     return jax.lax.scan(step, empty, jnp.asarray(pairs, jnp.int32))[0]
 
 

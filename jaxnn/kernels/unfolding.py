@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import closed_call_p, jit_p, remat_p, scan_p, stop_gradient_p
 
+from jaxnn.kernels.mesh_axes import manual_axes, over
 from jaxnn.kernels.program import Equation, Program, bind, is_concrete
 from jaxnn.kernels.rewriting import regrouped
 from jaxnn.types import Array, Shape
@@ -99,8 +100,11 @@ def _inline(
 
 def _evaluated(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
     equation = Equation(eqn.primitive, eqn.params, (), ())
+    if eqn.primitive.name == "pvary":  # constants get the axes of their types when they are used
+        return inputs
     if not all(is_concrete(value) for value in inputs):
-        return bind(equation, inputs)
+        typed = [over(manual_axes(v.aval), i) for v, i in zip(eqn.invars, inputs, strict=True)]
+        return bind(equation, typed)
     with jax.ensure_compile_time_eval():  # numbers also while a caller is being traced
         return bind(equation, inputs)
 
