@@ -121,6 +121,7 @@ class _Sizes:
         self.symmetric, self.num_outputs = x2 is None, task.num_outputs
         self.outputs: Outputs = outputs
         self.shapes = gradient_shapes(structure, found)
+        self.parameter_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in task.leaves)
         self.itemsize = wide_dtype(*task.leaves).itemsize
         self.prepared_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(found))
         values = _varying_bytes(structure.program)
@@ -174,6 +175,8 @@ class _Sizes:
         """Of the method of vector products: every output's gradient pushed through all of x1."""
         per_output = self.n2 * self.num_outputs * self.forward_flops
         size = self.n1 * self.num_outputs * self.passing_bytes / (1 + self.num_outputs)
+        # The gradients are formed: of a table of 30,000 rows too, where an example looks up a few.
+        size += self.num_outputs * self.parameter_bytes
         return Cost(per_output * (2 + 2 * self.n1), self.n2 * size)
 
 

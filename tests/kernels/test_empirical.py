@@ -239,6 +239,22 @@ def test_plans_say_what_is_done_and_why():
     assert jacobian.tile < 512 <= plan.tile
 
 
+@pytest.mark.parametrize("outputs", ["mean", "full"])
+def test_look_ups_compare_tokens(outputs):
+    """A large table is neither formed nor pushed forward, whatever the batch."""
+    f = lambda p, x: jnp.tanh(p["table"][x].mean(1) @ p["W"])
+    params = {"table": jnp.zeros((30_000, 64)), "W": jnp.zeros((64, 10))}
+    tied = lambda p, x: jnp.tanh(p["table"][x].mean(1) @ p["W"]) @ p["table"].T
+    weights = {"table": jnp.zeros((3_000, 8)), "W": jnp.zeros((8, 8))}
+    for n in (2, 64):
+        x = jax.ShapeDtypeStruct((n, 20), "int32")
+        plan = kernels.plan(f, params, x, outputs=outputs)
+        assert plan.method == "structured"
+        assert plan.rows[0].contraction == "gram"
+    if outputs == "mean":
+        assert kernels.plan(tied, weights, x).rows[0].contraction == "gram"
+
+
 def test_bad_input_is_named(problem):
     f, params, x1, x2 = problem
     with pytest.raises(ValueError, match=r"params\['n'\]: got dtype int"):
