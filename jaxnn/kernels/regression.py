@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 
 from jaxnn.errors import concrete, invalid
 from jaxnn.kernels.dense_solves import factorized, solved
@@ -149,7 +149,7 @@ def log_marginal_likelihood(
     return jnp.where(definite, -0.5 * (fit + size), without).astype(dtype)
 
 
-def class_targets(labels: Int[Array, "N"], num_classes: int) -> Float[Array, "N C"]:
+def class_targets(labels: Integer[Array, "N"], num_classes: int) -> Float[Array, "N C"]:
     """1 - 1/C for an example's class and -1/C for the others: regression targets of mean 0.
 
     The prediction is the class of the largest output. Labels outside 0..C-1 have no class.

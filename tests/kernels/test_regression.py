@@ -142,3 +142,88 @@ def test_the_evidence_has_derivatives_where_eigenvalues_are_equal(float64):
     )
     difference = (evidence(1.3 + 1e-5) - evidence(1.3 - 1e-5)) / 2e-5
     np.testing.assert_allclose(jax.grad(evidence)(1.3), difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "bool", "bfloat16", "float16"])
+def test_integers_are_data_and_half_precision_is_solved_in_float32(kind):
+    rng = np.random.default_rng(7)
+    factor = rng.integers(0, 2, size=(5, 4))
+    integers = factor @ factor.T + 3 * np.eye(5, dtype=int)
+    k = jnp.asarray(integers, "int32" if kind == "bool" else kind)
+    y = jnp.asarray(rng.integers(0, 2, size=5), kind)
+    exact = np.linalg.solve(integers + 0.5 * np.eye(5), np.asarray(y, float))
+    dtype = kind if "float" in kind else "float32"
+    found = jax.jit(lambda k, y: (
+        kernels.solve(k, y, noise=0.5).x,
+        kernels.gp_posterior(k, y, k, noise=0.5).mean,
+        kernels.gradient_flow(k, y, jnp.inf, noise=0.5, cross=k).test,
+        kernels.eigenmodes(k).eigenvalues,
+        kernels.max_learning_rate(k),
+        kernels.log_marginal_likelihood(k, y, noise=0.5),
+    ))(k, y)  # fmt: skip
+    modes = np.linalg.eigvalsh(integers)[::-1]
+    density = stats.multivariate_normal(np.zeros(5), integers + 0.5 * np.eye(5)).logpdf(y)
+    exact = (exact, integers @ exact, integers @ exact, modes, 2.0 / modes[0], density)
+    for got, expected in zip(found, exact, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(got.astype("float32"), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_noise_per_target_and_relative_to_the_kernel(float64):
+    x, new, y, rbf = problem(8)
+    k, cross, own = (jnp.asarray(2.5 * a) for a in (rbf(x), rbf(new, x), rbf(new)))
+    noise, y = np.linspace(0.1, 0.9, 8), jnp.asarray(y)
+    both = jax.jit(lambda n, r: (
+        kernels.gp_posterior(k, y, cross, own, noise=n, diag_reg=r),
+        kernels.log_marginal_likelihood(k, y, noise=n, diag_reg=r),
+    ))  # fmt: skip
+    found, evidence = both(jnp.asarray(noise), 0.2)
+    full = np.asarray(k) + np.diag(noise) + 0.2 * 2.5 * np.eye(8)
+    np.testing.assert_allclose(found.mean, cross @ np.linalg.solve(full, y), rtol=1e-9)
+    covariance = own - cross @ np.linalg.solve(full, cross.T)
+    np.testing.assert_allclose(found.covariance, covariance, atol=1e-10)
+    exact = sum(stats.multivariate_normal(np.zeros(8), full).logpdf(c) for c in y.T)
+    np.testing.assert_allclose(evidence, exact, rtol=1e-10)
+    for bad in ((-noise, 0.0), (noise, -0.1), (np.full(8, np.nan), 0.0)):
+        posterior, evidence = both(jnp.asarray(bad[0]), bad[1])
+        for part in (posterior.mean, posterior.covariance, evidence):
+            assert jnp.all(jnp.isnan(part))
+
+
+def test_noise_that_is_no_variance():
+    k, y = jnp.eye(3), jnp.ones(3)
+    calls = {
+        "solve": lambda **options: kernels.solve(k, y, **options),
+        "gp_posterior": lambda **options: kernels.gp_posterior(k, y, k, **options),
+        "log_marginal_likelihood": lambda **o: kernels.log_marginal_likelihood(k, y, **o),
+        "gradient_flow": lambda **options: kernels.gradient_flow(k, y, 1.0, **options),
+    }
+    with unchecked():
+        for name, call in calls.items():
+            for option, value in [
+                *(("noise", v) for v in (-0.1, jnp.inf, jnp.nan, jnp.array([1.0, -1.0, 1.0]))),
+                *(("noise", v) for v in (jnp.ones(2), jnp.ones((3, 3)))),
+                *(("diag_reg", v) for v in (-1e-9, jnp.ones(3))),
+            ]:
+                with pytest.raises(ValueError, match=r": got .*, expected .*\. ") as error:
+                    call(**{option: value})
+                assert str(error.value).startswith(f"{name}({option}): got ")
+            with pytest.raises(ValueError, match=r"got dtype complex64, expected real numbers"):
+                kernels.solve(k, y.astype("complex64"))
+
+
+def test_classes_beyond_the_dtype_of_the_labels():
+    targets = kernels.class_targets(jnp.array([44, 0], "uint8"), 301)
+    np.testing.assert_array_equal(np.argmax(targets, axis=1), [44, 0])
+    np.testing.assert_allclose(targets.sum(axis=1), 0.0, atol=1e-4)
+    with unchecked(), pytest.raises(ValueError, match=r"class_targets\(labels\): got dtype float"):
+        kernels.class_targets(jnp.array([0.0, 1.0]), 2)
+
+
+def test_a_kernel_with_nan_has_no_solution():
+    parts = jax.jit(lambda k, y: (
+        kernels.log_marginal_likelihood(k, y, noise=0.1),
+        kernels.solve(k, y).x,
+        kernels.gradient_flow(k, y, jnp.inf).train,
+    ))(jnp.eye(3).at[0, 1].set(jnp.nan), jnp.ones(3))  # fmt: skip
+    assert all(jnp.all(jnp.isnan(part)) for part in parts)
