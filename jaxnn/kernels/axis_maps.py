@@ -219,3 +219,6 @@ AXES = _table(
 
 WRITES = frozenset({"dynamic_update_slice", *(name for name in AXES if name.startswith("scatter"))})
 """Primitives that put rows beside each other: rows of different examples do not meet there."""
+
+ELEMENTWISE = frozenset(name for name, rule in AXES.items() if rule is _elementwise) - {"tile"}
+"""Primitives whose output at a position reads the operands there, or scalars."""

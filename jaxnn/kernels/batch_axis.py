@@ -1,48 +1,145 @@
 """The batch axis, followed through a traced program from the inputs to the outputs.
 
-Most primitives send axes to axes (`axis_maps.AXES`). Here are those that move rows within an axis,
-those that hold programs of their own, and `follow`, which puts all together. A primitive in no
-table loses the batch, unless nothing that it reads depends on it.
+Most primitives send axes to axes (`axis_maps.AXES`), some move rows within an axis
+(`row_maps.ROWS`). Here are those that hold programs of their own, and `follow`, which puts all
+together. A primitive in no table loses the batch, unless nothing that it reads depends on it.
 """
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.source_info_util import summarize
 
-from jaxnn.kernels.axis_maps import AXES, WRITES, shape_of
+from jaxnn.kernels.axis_maps import AXES, ELEMENTWISE, WRITES, shape_of
 from jaxnn.kernels.batch_layout import (
     COUPLED,
     UNKNOWN,
-    Axes,
     Batch,
     Lost,
     State,
     either,
     fits,
-    joined,
     met,
     moved,
-    reshaped,
-    rows,
 )
+from jaxnn.kernels.lockstep import (
+    Lockstep,
+    agrees,
+    constants,
+    derivative,
+    firm,
+    is_loose,
+    is_of_jax,
+    repeated,
+    same_parameters,
+    spread,
+    writes_rows,
+)
+from jaxnn.kernels.row_maps import ROWS
 from jaxnn.types import Shape
 
 
-def follow(jaxpr: Jaxpr, states: Sequence[State]) -> list[State]:
-    """The states of the outputs of `jaxpr`, given those of its inputs; its constants are free."""
+class Pair(NamedTuple):
+    """What belongs to the trace of a batch of `size`, and to that of `count` examples.
+
+    other     None if there is but one trace
+    trusting  whether what JAX's own functions make of a row is taken not to depend on how many
+              there are, where their programs differ
+    derived   whether these are derivatives themselves, whose own derivatives do not matter
+    """
+
+    batch: Any
+    other: Any = None
+    size: int = 0
+    count: int = 1
+    trusting: bool = False
+    derived: bool = False
+
+    def map(self, f: Callable[[Any], Any]) -> "Pair":
+        """The pair of f of each."""
+        return self._replace(
+            batch=f(self.batch), other=None if self.other is None else f(self.other)
+        )
+
+
+def follow(programs: Pair, states: Sequence[State]) -> list[State]:
+    """The states of the outputs of a program, given those of its inputs.
+
+    Of the batch's program alone, None means free of the batch, and constants are free. Beside the
+    program of one example, states have the meaning that `lockstep` gives them.
+    """
+    jaxpr, other = programs.map(_opened)[:2]
     known = dict(zip(jaxpr.invars, states, strict=True))
+    beside = None
+    if other is not None:
+        beside = Lockstep(jaxpr, other)
+        held = [getattr(p, "consts", ()) for p in programs[:2]]
+        known.update(
+            zip(jaxpr.constvars, constants(*held, programs.size, programs.count), strict=False)
+        )
 
     def read(atoms: Sequence) -> list[State]:
         return [known.get(atom) if isinstance(atom, Var) else None for atom in atoms]
 
     for eqn in jaxpr.eqns:
-        results = _results(eqn, read(eqn.invars))
+        states = read(eqn.invars)
+        if beside is None:
+            results = _results(eqn, states)
+        else:
+            results = _beside(eqn, states, beside, programs)
         for var, state in zip(eqn.outvars, results, strict=True):
-            known[var] = _settled(eqn, shape_of(var), state)
-    return read(jaxpr.outvars)
+            empty = beside is None and 0 in shape_of(var)
+            known[var] = None if empty else _settled(eqn, shape_of(var), state)
+    results = read(jaxpr.outvars)
+    if beside is None:
+        return results
+    alike = zip(results, beside.ends_alike(jaxpr, other), strict=True)
+    return [state if same or isinstance(state, Lost) else UNKNOWN for state, same in alike]
+
+
+def _beside(
+    eqn: JaxprEqn, states: list[State], beside: Lockstep, programs: Pair
+) -> Sequence[State]:
+    """The states of the outputs of an equation, if the other trace has the same equation."""
+    size, count = programs.size, programs.count
+    other, same = beside.step(eqn)
+    if not same and not (other is None and beside.skips(eqn)):
+        return [UNKNOWN] * len(eqn.outvars)
+    shapes = [(shape_of(var), shape_of(beside.twin(var))) for var in eqn.outvars]
+    rows_of = [spread(*pair, size, count) for pair in shapes]
+    name, free = eqn.primitive.name, all(s is None or is_loose(s) for s in states)
+    if other is None:
+        results = rows_of if free else states[:1]
+    elif name in PROGRAMS:
+        kept = states if name in CALLS else list(map(firm, states))
+        results = PROGRAMS[name](programs._replace(batch=eqn, other=other), kept)
+    elif not eqn.effects and all(s is None for s in states):
+        results = [repeated(eqn, other, size, count)] * len(eqn.outvars)
+    elif not same_parameters(eqn, other, shapes=True):
+        results = [met([*states, UNKNOWN])] * len(eqn.outvars)
+    elif name in ELEMENTWISE:
+        results = rows_of if free else _results(eqn, [None if is_loose(s) else s for s in states])
+    elif (name == "broadcast_in_dim" and free) or _sums_nothing(eqn):
+        results = rows_of
+    elif name in WRITES and writes_rows(eqn, states[0]):
+        results = [UNKNOWN] * len(eqn.outvars)
+    else:
+        results = _results(eqn, list(map(firm, states)))
+    return [
+        (empty if 0 in pair[0] else state)
+        if isinstance(state, Lost) or 0 in pair[0] or agrees(state, *pair, size, count)
+        else UNKNOWN
+        for state, pair, empty in zip(results, shapes, rows_of, strict=True)
+    ]
+
+
+def _sums_nothing(eqn: JaxprEqn) -> bool:
+    """Whether it is a product with an empty array, and thus 0."""
+    products = ("conv_general_dilated", "dot_general")
+    return eqn.primitive.name in products and any(0 in shape_of(a) for a in eqn.invars)
 
 
 def _results(eqn: JaxprEqn, states: list[State]) -> Sequence[State]:
@@ -51,7 +148,7 @@ def _results(eqn: JaxprEqn, states: list[State]) -> Sequence[State]:
     if not eqn.effects and all(s is None for s in states):
         return [None] * len(eqn.outvars)
     if name in PROGRAMS:
-        return PROGRAMS[name](eqn, states)
+        return PROGRAMS[name](Pair(eqn), states)
     followed = not eqn.effects and not any(isinstance(s, Lost) for s in states)
     if name in ROWS and followed:
         return ROWS[name](eqn, states)
@@ -65,8 +162,6 @@ def _results(eqn: JaxprEqn, states: list[State]) -> Sequence[State]:
 
 
 def _settled(eqn: JaxprEqn, shape: Shape, state: State) -> State:
-    if 0 in shape:
-        return None
     state = state if fits(state, shape) else UNKNOWN
     if isinstance(state, Lost) and " at " not in state.where:
         # The insides of JAX's own functions have no line; the call is found on the way out.
@@ -75,90 +170,10 @@ def _settled(eqn: JaxprEqn, shape: Shape, state: State) -> State:
     return state
 
 
-# Primitives that move rows within an axis, or make one axis of several.
-
-
-def _reshape(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    shape = shape_of(eqn.invars[0])
-    order = eqn.params["dimensions"] or range(len(shape))
-    state = moved(states[0], {k: i for i, k in enumerate(order)})
-    return [reshaped(state, tuple(shape[k] for k in order), eqn.params["new_sizes"])]
-
-
-def _slice(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
-    steps = eqn.params["strides"] or (1,) * len(starts)
-    state: State = moved(states[0], {k: UNKNOWN for k, step in enumerate(steps) if step != 1})
-    for axis, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        state = rows(state, axis, int(start), int(stop))
-    return [state]
-
-
-def _split(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    bounds = accumulate(map(int, eqn.params["sizes"]), initial=0)
-    return [rows(states[0], int(eqn.params["axis"]), a, b) for a, b in pairwise(bounds)]
-
-
-def _concatenate(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    axis = int(eqn.params["dimension"])
-    return [joined(states, [shape_of(operand)[axis] for operand in eqn.invars], axis)]
-
-
-def _stack(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    axis = int(eqn.params["axis"])
-    beyond = {k: k + 1 for k in range(axis, len(shape_of(eqn.invars[0])))}
-    return [joined([moved(s, beyond) for s in states], [1] * len(states), axis)]
-
-
-def _unstack(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    axis, ndim = int(eqn.params["axis"]), len(shape_of(eqn.invars[0]))
-    without = {axis: UNKNOWN} | {k: k - 1 for k in range(axis + 1, ndim)}
-    return [moved(rows(states[0], axis, i, i + 1), without) for i in range(len(eqn.outvars))]
-
-
-def _conv(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    """A convolution is a batched matrix product once its groups have axes of their own."""
-    params, d = eqn.params, eqn.params["dimension_numbers"]
-    by_batch, by_feature = params["batch_group_count"], params["feature_group_count"]
-    groups = by_batch * by_feature
-
-    def opened(operand: int, spec: Sequence[int], first: int, second: int) -> tuple[State, Shape]:
-        # (first, axis spec[0] / first, second, axis spec[1] / second, *space)
-        a, b, *space = (shape_of(eqn.invars[operand])[k] for k in spec)
-        state = moved(states[operand], {k: i for i, k in enumerate(spec)})
-        split = (first, a // first, second, b // second, *space)
-        return reshaped(state, (a, b, *space), split), split
-
-    lhs, _ = opened(0, d.lhs_spec, by_batch, by_feature)
-    rhs, window = opened(1, d.rhs_spec, groups, 1)
-    # The output is (batch, group, feature of the group, *space).
-    lhs_axes: dict[int, int | Lost] = {0: 1, 1: 0, 2: 1, 3: COUPLED}
-    for k, size in enumerate(window[4:]):
-        steps = (size, params["window_strides"][k], params["lhs_dilation"][k])
-        still = max(steps) == 1 and not any(params["padding"][k])
-        lhs_axes[4 + k] = 3 + k if still else UNKNOWN
-    rhs_axes: Axes = {0: 1, 1: 2} | {k: COUPLED for k in range(2, len(window))}
-    n, c, *space = (shape_of(eqn.outvars[0])[k] for k in d.out_spec)
-    out = met([moved(lhs, lhs_axes), moved(rhs, rhs_axes)])
-    out = reshaped(out, (n, groups, c // groups, *space), (n, c, *space))
-    return [moved(out, dict(enumerate(d.out_spec)))]
-
-
-ROWS: dict[str, Callable[[JaxprEqn, list[State]], list[State]]] = {
-    "concatenate": _concatenate,
-    "conv_general_dilated": _conv,
-    "reshape": _reshape,
-    "slice": _slice,
-    "split": _split,
-    "stack": _stack,
-    "unstack": _unstack,
-}
-
-
 # Primitives that hold programs.
 
 
-def _each(eqn: JaxprEqn, states: list[State]) -> list[State]:
+def _each(eqns: Pair, states: list[State]) -> list[State]:
     return states
 
 
@@ -166,29 +181,59 @@ def _opened(program: Jaxpr | ClosedJaxpr) -> Jaxpr:
     return program.jaxpr if isinstance(program, ClosedJaxpr) else program
 
 
-def _call(eqn: JaxprEqn, states: list[State]) -> list[State]:
+def _call(eqns: Pair, states: list[State]) -> list[State]:
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
-    body = next(eqn.params[name] for name in names if name in eqn.params)
-    return follow(_opened(body), states)
+    name = next(name for name in names if name in eqns.batch.params)
+    bodies = eqns.map(lambda eqn: eqn.params[name])
+    results = follow(bodies, states)
+    if eqns.trusting and any(isinstance(s, Lost) for s in results) and is_of_jax(bodies.batch):
+        return follow(Pair(bodies.batch), list(map(firm, states)))
+    return results
 
 
-def _linear_solve(eqn: JaxprEqn, states: list[State]) -> list[State]:
+def _with_rule(eqns: Pair, states: list[State]) -> list[State]:
+    """A function with a derivative of its own, which is to treat the rows alike as well."""
+    outputs, body = _call(eqns, states), eqns.batch.params["call_jaxpr"]
+    lost = any(isinstance(s, Lost) for s in outputs)
+    if eqns.other is None or eqns.derived or lost or is_of_jax(body):
+        return outputs
+    moving = [s for s, a in zip(states, eqns.batch.invars, strict=True) if _has_fractions(a)]
+    results = [s for s, y in zip(outputs, eqns.batch.outvars, strict=True) if _has_fractions(y)]
+    forward = eqns.batch.primitive.name == "custom_jvp_call"
+    given, expected = (moving, results) if forward else (results, moving)
+    found = follow(eqns.map(derivative)._replace(derived=True), [*states, *given])
+    # What several examples add to the gradient of an operand that they share is not followed.
+    alike = all(firm(a) == firm(b) for a, b in zip(found, expected, strict=True))
+    summed = not forward and any(s is None for s in expected)
+    if alike and not summed:
+        return outputs
+    return [Lost("unknown", "the derivative of a custom rule")] * len(outputs)
+
+
+def _has_fractions(atom: Any) -> bool:
+    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+
+
+def _linear_solve(eqns: Pair, states: list[State]) -> list[State]:
     # First the constants of A v and Aᵀ v, then those of the solve and of its transpose.
-    counts, solve = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
+    counts = eqns.batch.params["const_lengths"]
     start = counts.matvec + counts.vecmat
     constants, right_sides = states[start : start + counts.solve], states[sum(counts) :]
-    return follow(_opened(solve), [*constants, *right_sides])
+    return follow(eqns.map(lambda eqn: eqn.params["jaxprs"].solve), [*constants, *right_sides])
 
 
-def _cond(eqn: JaxprEqn, states: list[State]) -> list[State]:
+def _cond(eqns: Pair, states: list[State]) -> list[State]:
     index, *operands = states
-    branches = [follow(_opened(branch), operands) for branch in eqn.params["branches"]]
+    branches = [
+        follow(eqns.map(lambda eqn, k=k: eqn.params["branches"][k]), operands)
+        for k in range(len(eqns.batch.params["branches"]))
+    ]
     return [met([index, reduce(either, outputs)]) for outputs in zip(*branches, strict=True)]
 
 
-def _while(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    test, body = _opened(eqn.params["cond_jaxpr"]), _opened(eqn.params["body_jaxpr"])
-    first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+def _while(eqns: Pair, states: list[State]) -> list[State]:
+    test, body = (eqns.map(lambda e, n=n: e.params[n]) for n in ("cond_jaxpr", "body_jaxpr"))
+    first, second = (eqns.batch.params[name] for name in ("cond_nconsts", "body_nconsts"))
     tested, looped = states[:first], states[first : first + second]
 
     def advance(carry: list[State]) -> list[State]:
@@ -196,15 +241,18 @@ def _while(eqn: JaxprEqn, states: list[State]) -> list[State]:
         (predicate,) = follow(test, [*tested, *carry])
         return [met([predicate, s]) for s in follow(body, [*looped, *carry])]
 
-    return _fixed_point(eqn, states[first + second :], advance)
+    return _fixed_point(eqns.batch, states[first + second :], advance)
 
 
-def _scan(eqn: JaxprEqn, states: list[State]) -> list[State]:
-    body = _opened(eqn.params["jaxpr"])
+def _scan(eqns: Pair, states: list[State]) -> list[State]:
+    eqn, programs = eqns.batch, eqns.map(lambda eqn: eqn.params["jaxpr"])
+    body = _opened(programs.batch)
     # The body takes constants and carries as they are, and slices of the rest; likewise it returns.
     last = _of_equal_rank(eqn.invars, body.invars)
     first = last - _of_equal_rank(eqn.outvars, body.outvars)
     constants = states[:first]
+    if eqns.other is not None and _runs_differ(eqns, carries=last - first):
+        return [UNKNOWN] * len(eqn.outvars)
     # The axis scanned over is a new one below 0 for the body.
     axes = [p.axis for s in states if isinstance(s, Batch) for p in s.places]
     step = min([0, *axes]) - 1
@@ -214,14 +262,20 @@ def _scan(eqn: JaxprEqn, states: list[State]) -> list[State]:
 
     def advance(carry: list[State]) -> list[State]:
         # What a step hands on, it hands to other examples if it is that of one example.
-        outputs = follow(body, [*constants, *carry, *xs])[: len(carry)]
+        outputs = follow(programs, [*constants, *carry, *xs])[: len(carry)]
         return [moved(s, {step: COUPLED}) for s in outputs]
 
     carry = _fixed_point(eqn, states[first:last], advance)
-    ys = follow(body, [*constants, *carry, *xs])[len(carry) :]
+    ys = follow(programs, [*constants, *carry, *xs])[len(carry) :]
     shapes = [shape_of(var) for var in body.outvars[len(carry) :]]
     outwards = [{step: 0} | {k: k + 1 for k in range(len(shape))} for shape in shapes]
     return [*carry, *(moved(y, axes) for y, axes in zip(ys, outwards, strict=True))]
+
+
+def _runs_differ(eqns: Pair, carries: int) -> bool:
+    """Whether a scan over the examples hands something on: one example alone has one step."""
+    ran, once = (eqn.params for eqn in eqns[:2])
+    return ran["reverse"] != once["reverse"] or (carries > 0 and ran["length"] != once["length"])
 
 
 def _of_equal_rank(outer: Sequence, inner: Sequence) -> int:
@@ -242,13 +296,18 @@ def _fixed_point(
         carry = grown
 
 
-PROGRAMS: dict[str, Callable[[JaxprEqn, list[State]], list[State]]] = {
+PROGRAMS: dict[str, Callable[[Pair, list[State]], list[State]]] = {
     **dict.fromkeys(("device_put", "mesh_cast", "optimization_barrier", "reshard"), _each),
-    **dict.fromkeys(("call", "closed_call", "composite", "core_call", "jit", "pjit"), _call),
-    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call", "custom_vmap_call"), _call),
+    **dict.fromkeys(
+        ("call", "closed_call", "composite", "core_call", "custom_vmap_call", "jit", "pjit"), _call
+    ),
+    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), _with_rule),
     **dict.fromkeys(("checkpoint", "remat", "remat2"), _call),
     "cond": _cond,
     "custom_linear_solve": _linear_solve,
     "scan": _scan,
     "while": _while,
 }
+
+CALLS = frozenset(name for name, rule in PROGRAMS.items() if rule in (_each, _call, _with_rule))
+"""Programs that are run once, as they are."""

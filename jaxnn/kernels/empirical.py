@@ -191,7 +191,7 @@ def _read(
     first = shapes(f, params, x1)
     task = blocks.problem(f, params, x1, metric, groups, y=first.outputs)
     if not coupled:
-        require_independent(f, params, x1, first)
+        require_independent(f, params, x1, first, "f(params, x1)")
     if x2 is None:
         return task
     n2 = num_examples("x2", x2)
@@ -209,7 +209,7 @@ def _read(
     blocks.require_outputs("f(params, x2)", second.outputs, n2)
     blocks.require_same_outputs(first.outputs, second.outputs)
     if not coupled:
-        require_independent(f, params, x2, second, "x2")
+        require_independent(f, params, x2, second, "f(params, x2)")
     return task
 
 
