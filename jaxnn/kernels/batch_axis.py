@@ -31,6 +31,7 @@ from jaxnn.kernels.lockstep import (
     constants,
     derivative,
     firm,
+    has_rule_of_jax,
     is_loose,
     is_of_jax,
     repeated,
@@ -193,9 +194,9 @@ def _call(eqns: Pair, states: list[State]) -> list[State]:
 
 def _with_rule(eqns: Pair, states: list[State]) -> list[State]:
     """A function with a derivative of its own, which is to treat the rows alike as well."""
-    outputs, body = _call(eqns, states), eqns.batch.params["call_jaxpr"]
+    outputs = _call(eqns, states)
     lost = any(isinstance(s, Lost) for s in outputs)
-    if eqns.other is None or eqns.derived or lost or is_of_jax(body):
+    if eqns.other is None or eqns.derived or lost or has_rule_of_jax(eqns.batch):
         return outputs
     moving = [s for s, a in zip(states, eqns.batch.invars, strict=True) if _has_fractions(a)]
     results = [s for s, y in zip(outputs, eqns.batch.outvars, strict=True) if _has_fractions(y)]

@@ -167,7 +167,7 @@ def _ntk(
     params, x1, x2, metric = over(manual_axes(params, x1, x2), (params, x1, x2, metric))
     with explained(f):
         f = snapshot(f, params, x1)
-    task = _read(f, params, x1, x2, method, metric, groups, coupled)
+        task = _read(f, params, x1, x2, method, metric, groups, coupled)
     if x2 is not None and (coupled or not alike(x1, x2)):
         f = snapshot(f, params, x2)
     labels = None if groups is None else task.labels

@@ -29,7 +29,7 @@ def change_when_alone(f: Apply, params: Params, x: PyTree) -> str | None:
         if change > 0:
             return f"outputs that change by {change:.2g}"
         change = float(jax.jit(lambda params, x: _change_of_gradients(f, params, x))(params, x))
-    except jax.errors.ConcretizationTypeError:
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
         return None
     eps = max(float(jnp.finfo(a.dtype).eps) for a in _with_fractions(params) or [jnp.zeros(())])
     return f"gradients that change by a factor of {change:.2g}" if change > eps**0.5 else ""

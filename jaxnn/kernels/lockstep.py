@@ -230,10 +230,19 @@ def _constant(a: Any, b: Any, size: int, count: int) -> State:
 
 
 def is_of_jax(program: Any) -> bool:
-    """Whether the function that was traced is one of JAX's own."""
+    """Whether the function that a program was traced from is one of JAX's own.
+
+    >>> is_of_jax(jax.make_jaxpr(jnp.tanh)(1.0)), is_of_jax(jax.make_jaxpr(lambda x: x)(1.0))
+    (True, False)
+    """
     info = getattr(getattr(program, "jaxpr", program), "debug_info", None)
-    place = str(getattr(info, "func_src_info", ""))
-    return _JAX in place
+    return _JAX in str(getattr(info, "func_src_info", ""))
+
+
+def has_rule_of_jax(eqn: JaxprEqn) -> bool:
+    """Whether a function with a custom derivative, and the derivative, are JAX's own."""
+    traced = [p for p in eqn.params.values() if hasattr(getattr(p, "jaxpr", p), "debug_info")]
+    return all(map(is_of_jax, traced))
 
 
 _JAX = jax.__file__.removesuffix("__init__.py")
