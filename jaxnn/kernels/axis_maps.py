@@ -21,6 +21,11 @@ def shape_of(atom: Any) -> Shape:
     return getattr(atom.aval, "shape", ())
 
 
+def dtype_of(atom: Any) -> Any:
+    """The dtype of a variable or literal of a jaxpr, extended ones (keys) included."""
+    return atom.aval.dtype
+
+
 def _fate(axes: Iterable[SupportsIndex], fate: Lost) -> dict[int, int | Lost]:
     return {int(k): fate for k in axes}
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.source_info_util import summarize
 
-from jaxnn.kernels.axis_maps import AXES, ELEMENTWISE, WRITES, shape_of
+from jaxnn.kernels.axis_maps import AXES, ELEMENTWISE, WRITES, dtype_of, shape_of
 from jaxnn.kernels.batch_layout import (
     COUPLED,
     UNKNOWN,
@@ -44,7 +44,7 @@ from jaxnn.types import Shape
 
 
 class Pair(NamedTuple):
-    """What belongs to the trace of a batch of `size`, and to that of `count` examples.
+    """What belongs to the trace of a batch of `size`, and to that of `other_size` examples.
 
     other     None if there is but one trace
     trusting  whether what JAX's own functions make of a row is taken not to depend on how many
@@ -55,7 +55,7 @@ class Pair(NamedTuple):
     batch: Any
     other: Any = None
     size: int = 0
-    count: int = 1
+    other_size: int = 1
     trusting: bool = False
     derived: bool = False
 
@@ -72,15 +72,15 @@ def follow(programs: Pair, states: Sequence[State]) -> list[State]:
     Of the batch's program alone, None means free of the batch, and constants are free. Beside the
     program of one example, states have the meaning that `lockstep` gives them.
     """
-    jaxpr, other = programs.map(_opened)[:2]
+    opened = programs.map(_opened)
+    jaxpr: Jaxpr = opened.batch
     known = dict(zip(jaxpr.invars, states, strict=True))
     beside = None
-    if other is not None:
-        beside = Lockstep(jaxpr, other)
-        held = [getattr(p, "consts", ()) for p in programs[:2]]
-        known.update(
-            zip(jaxpr.constvars, constants(*held, programs.size, programs.count), strict=False)
-        )
+    if opened.other is not None:
+        beside = Lockstep(jaxpr, opened.other)
+        held = (getattr(p, "consts", ()) for p in (programs.batch, programs.other))
+        found = constants(*held, size=programs.size, count=programs.other_size)
+        known.update(zip(jaxpr.constvars, found, strict=False))
 
     def read(atoms: Sequence) -> list[State]:
         return [known.get(atom) if isinstance(atom, Var) else None for atom in atoms]
@@ -97,7 +97,7 @@ def follow(programs: Pair, states: Sequence[State]) -> list[State]:
     results = read(jaxpr.outvars)
     if beside is None:
         return results
-    alike = zip(results, beside.ends_alike(jaxpr, other), strict=True)
+    alike = zip(results, beside.ends_alike(), strict=True)
     return [state if same or isinstance(state, Lost) else UNKNOWN for state, same in alike]
 
 
@@ -105,7 +105,7 @@ def _beside(
     eqn: JaxprEqn, states: list[State], beside: Lockstep, programs: Pair
 ) -> Sequence[State]:
     """The states of the outputs of an equation, if the other trace has the same equation."""
-    size, count = programs.size, programs.count
+    size, count = programs.size, programs.other_size
     other, same = beside.step(eqn)
     if not same and not (other is None and beside.skips(eqn)):
         return [UNKNOWN] * len(eqn.outvars)
@@ -212,7 +212,7 @@ def _with_rule(eqns: Pair, states: list[State]) -> list[State]:
 
 
 def _has_fractions(atom: Any) -> bool:
-    return jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+    return jnp.issubdtype(dtype_of(atom), jnp.inexact)
 
 
 def _linear_solve(eqns: Pair, states: list[State]) -> list[State]:

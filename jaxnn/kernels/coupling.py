@@ -95,7 +95,7 @@ def _compared(f: Apply, params: Params, x: PyTree, programs: Pair, outputs: PyTr
             alone = "one example alone" if count == 1 else f"{count} examples"
             fails = f"{alone}, on which f raises {type(error).__name__}"
             return Coupling("unknown", fails)
-        pair = programs._replace(other=other, count=count, trusting=trusting)
+        pair = programs._replace(other=other, other_size=count, trusting=trusting)
         return _followed(pair, outputs, x)
 
     alone = beside(1)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from jaxnn.kernels.axis_maps import shape_of
+from jaxnn.kernels.axis_maps import dtype_of, shape_of
 from jaxnn.kernels.batch_layout import UNKNOWN, Batch, Place, State
 from jaxnn.types import Shape
 
@@ -48,7 +48,7 @@ LOOSE = -1
 
 def firm(state: State) -> State:
     """A loose batch in one of the layouts that fit it: that of whole blocks, example by example."""
-    return state._replace(first=0) if is_loose(state) else state
+    return Batch(0, state.places) if isinstance(state, Batch) and is_loose(state) else state
 
 
 def is_loose(state: State) -> bool:
@@ -60,6 +60,7 @@ class Lockstep:
     """The equations of the batch's program, matched with those of the program of one example."""
 
     def __init__(self, batch: Jaxpr, other: Jaxpr) -> None:
+        self._ends = (batch.outvars, other.outvars)
         self._other = list(other.eqns)
         self._position = 0
         self._twins: dict[Any, Any] = dict(zip(batch.invars, other.invars, strict=True))
@@ -86,9 +87,9 @@ class Lockstep:
         self._twins.update(zip(eqn.outvars, other.outvars, strict=True))
         return other, same
 
-    def ends_alike(self, batch: Jaxpr, other: Jaxpr) -> list[bool]:
+    def ends_alike(self) -> list[bool]:
         """Of every output, whether the two programs return the same value."""
-        return list(map(self._same, batch.outvars, other.outvars))
+        return list(map(self._same, *self._ends))
 
     def skips(self, eqn: JaxprEqn) -> bool:
         """Whether the equation repeats rows, and is absent where there is one row only."""
@@ -115,7 +116,7 @@ def equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, Literal):
-        return isinstance(b, Literal) and a.aval.dtype == b.aval.dtype and equal(a.val, b.val)
+        return isinstance(b, Literal) and dtype_of(a) == dtype_of(b) and equal(a.val, b.val)
     if isinstance(a, ClosedJaxpr):
         return isinstance(b, ClosedJaxpr) and equal(a.consts, b.consts) and equal(a.jaxpr, b.jaxpr)
     if isinstance(a, Jaxpr):
@@ -208,7 +209,7 @@ def writes_rows(eqn: JaxprEqn, state: State) -> bool:
     return isinstance(state, Batch) and any(place.axis not in whole for place in state.places)
 
 
-def constants(batch: Sequence[Any], one: Sequence[Any], size: int, count: int) -> list[State]:
+def constants(batch: Sequence[Any], one: Sequence[Any], *, size: int, count: int) -> list[State]:
     """The states of the arrays that a program holds: closed over, or made while it was traced."""
     if len(batch) != len(one):
         return [UNKNOWN] * len(batch)
@@ -259,7 +260,7 @@ def derivative(eqn: JaxprEqn) -> ClosedJaxpr:
         params = eqn.primitive.get_bind_params(eqn.params)
         return eqn.primitive.bind(*operands, **params)
 
-    avals = [jax.ShapeDtypeStruct(a.aval.shape, a.aval.dtype) for a in eqn.invars]
+    avals = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in eqn.invars]
     moving = [k for k, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
 
     def of_moving(operands: list[Any], values: Sequence[Any]) -> list[Any]:
@@ -278,6 +279,6 @@ def derivative(eqn: JaxprEqn) -> ClosedJaxpr:
 
     if eqn.primitive.name == "custom_jvp_call":
         return jax.make_jaxpr(push)(avals, [avals[k] for k in moving])
-    outputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.outvars]
+    outputs = [jax.ShapeDtypeStruct(shape_of(v), dtype_of(v)) for v in eqn.outvars]
     outputs = [y for y in outputs if jnp.issubdtype(y.dtype, jnp.inexact)]
     return jax.make_jaxpr(pull)(avals, outputs)
