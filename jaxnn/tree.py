@@ -104,6 +104,15 @@ def where(condition: ArrayLike, x: PyTree, y: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
 
 
+def cast(x: PyTree, y: PyTree) -> PyTree:
+    """x in the dtypes of `y`; raises where a fraction or an imaginary part would be lost.
+
+    >>> cast({"a": jnp.ones(2)}, {"a": jnp.ones(2, jnp.bfloat16)})["a"].dtype
+    dtype(bfloat16)
+    """
+    return jax.tree.map(_cast, x, y)
+
+
 def all_finite(x: PyTree) -> Array:
     """Whether no coordinate is NaN or infinite.
 

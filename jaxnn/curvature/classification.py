@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from jaxnn import linalg, tree
 from jaxnn.curvature.critical_points import gradient_tolerance
 from jaxnn.errors import require_between
-from jaxnn.linalg.minimal_residual import minres_qlp
 from jaxnn.linalg.operators import carried
 from jaxnn.linalg.vectors import dot
 from jaxnn.minibatches import require_at_least_one
@@ -252,7 +251,7 @@ def _inertia(
         values, vectors, converged = pairs.values[::-1], pairs.vectors[::-1], pairs.converged
         norm = jnp.max(jnp.abs(values))
         product = linalg.prepared(hessian_at(x))
-        newton = minres_qlp(product, g, max_condition=1 / relative, max_steps=products).x
+        newton = linalg.minres_qlp(product, g, max_condition=1 / relative, max_steps=products).x
         images = lax.map(linalg.prepared(hessian_at(x - newton)), vectors)
     errors = jax.vmap(tree.norm)(images - values[:, None] * vectors) + eps * n**0.5 * norm
     clear = jnp.abs(values) > jnp.maximum(relative * norm, CLEAR * errors)

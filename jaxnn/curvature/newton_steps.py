@@ -15,7 +15,6 @@ from jax import lax
 from jaxtyping import Float
 
 from jaxnn import linalg, tree
-from jaxnn.linalg.minimal_residual import minres_qlp
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array
 
@@ -80,7 +79,7 @@ def iterated(operator: linalg.LinearOperator, products: int) -> Hessian:
     product, flat = linalg.prepared(operator), linalg.coordinates(operator.domain)
 
     def inverse(g: Array) -> Array:
-        return minres_qlp(product, g, tolerance=FORCING, max_steps=products).x
+        return linalg.minres_qlp(product, g, tolerance=FORCING, max_steps=products).x
 
     def damped(g: Array, damping: Array) -> Array:
         squared = lambda v: product(product(v)) + damping * v

@@ -6,8 +6,9 @@ from jaxnn.linalg.derivatives import hessian, jacobian
 from jaxnn.linalg.eigenpairs import Eigenpairs, eigsh
 from jaxnn.linalg.estimates import Estimate
 from jaxnn.linalg.krylov import Iterate, cg
-from jaxnn.linalg.minimal_residual import LeastSquares, minres, minres_qlp
+from jaxnn.linalg.minimal_residual import minres
 from jaxnn.linalg.operators import LinearOperator
+from jaxnn.linalg.pseudo_inverse import LeastSquares, minres_qlp
 from jaxnn.linalg.quadrature import (
     LogDeterminant,
     SpectralDensity,

@@ -1,6 +1,7 @@
 """Some eigenvalues of a symmetric map, with their errors: Lanczos, restarted until it converges."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +12,18 @@ from jaxtyping import Bool, Float, Int
 from jaxnn import tree
 from jaxnn.errors import invalid, require_between
 from jaxnn.linalg.dense import storage
+from jaxnn.linalg.eigenderivatives import differentiable
 from jaxnn.linalg.krylov import Iterate
-from jaxnn.linalg.minimal_residual import minres
+from jaxnn.linalg.minimal_residual import minimized
 from jaxnn.linalg.operators import LinearOperator, require_like
+from jaxnn.linalg.recurrence import shifted
 from jaxnn.linalg.restarts import Which, rankings, restarted
-from jaxnn.linalg.spaces import prepared, require_endomorphism
+from jaxnn.linalg.spaces import (
+    prepared_constant,
+    prepared_product,
+    require_endomorphism,
+    with_arrays,
+)
 from jaxnn.linalg.tridiagonal import (
     require_steps,
     require_symmetric,
@@ -125,7 +133,7 @@ def eigsh(
         require_like("eigsh(start)", start, operator.domain)
     symmetric = require_symmetric("eigsh", operator)
     tolerance = jnp.asarray(tolerance, flat.dtype)
-    shift = shift if shift is None else jnp.asarray(shift, flat.dtype)
+    shift = shift if shift is None else lax.stop_gradient(jnp.asarray(shift, flat.dtype))
     if max_products is None:
         max_products = 5000 if shift is None else 10**6
     max_products = jnp.asarray(max_products, jnp.int32)
@@ -133,7 +141,7 @@ def eigsh(
         found = _dense(operator, shift, tolerance, k, which)
     else:
         first = jax.random.normal(key, (flat.size,), flat.dtype)
-        first = first if start is None else flat.ravel(start)
+        first = first if start is None else lax.stop_gradient(flat.ravel(start))
         limits = tolerance, max_products
         if shift is None:
             found = _restarted(operator, first, key, limits, k, which, size)
@@ -154,7 +162,7 @@ class _Found(NamedTuple):
 
 @jax.jit(static_argnums=(3, 4))
 def _dense(operator: LinearOperator, shift: Any, tolerance: Any, k: int, which: Which) -> _Found:
-    matrix = operator.to_dense()
+    matrix = lax.stop_gradient(operator.to_dense())
     matrix = 0.5 * (matrix + matrix.T)
     theta, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
     exists = jnp.ones(theta.size, bool)
@@ -169,7 +177,7 @@ def _dense(operator: LinearOperator, shift: Any, tolerance: Any, k: int, which: 
 def _restarted(
     operator: LinearOperator, first: Array, key: Key, limits: Any, k: int, which: Which, size: int
 ) -> _Found:
-    product = prepared(operator)
+    product = prepared_constant(operator)
     counted = lambda v, _: (product(v), jnp.array(1, jnp.int32))
     tolerance, most = limits
     allowed = lambda theta, scale: tolerance * scale
@@ -181,7 +189,7 @@ def _restarted(
 def _inverted(
     operator: LinearOperator, shift: Any, first: Array, key: Key, limits: Any, k: int, size: int
 ) -> _Found:
-    product = prepared(operator)
+    product = prepared_constant(operator)
     tolerance, most = limits
     eps = jnp.finfo(first.dtype).eps
     # The noise of a product has to be below what the residuals are to reach.
@@ -189,7 +197,7 @@ def _inverted(
 
     def solve(v: Array, shift: Array, spent: Array | int) -> Iterate:
         steps = jnp.clip(most - spent, 1, MAX_INNER_STEPS)
-        return minres(product, v, shift=shift, tolerance=exact, max_steps=steps)
+        return minimized(shifted(product, shift), v, None, exact, steps)
 
     survey_key, look_key, key = jax.random.split(key, 3)
     scale = _norm_of(product, first, survey_key)
@@ -240,7 +248,9 @@ def _measured(operator: LinearOperator, found: _Found, descending: bool) -> Eige
     # Every restart rounds the lengths; the error of a Rayleigh quotient is twice theirs.
     lengths = jax.vmap(tree.norm)(found.vectors)[:, None]
     vectors = found.vectors / jnp.where(lengths > 0, lengths, 1)
-    images = lax.map(prepared(operator), vectors)
+    product, arrays = with_arrays(operator)
+    constants = lax.stop_gradient(arrays)
+    images = lax.map(prepared_product(partial(product, constants), flat), vectors)
     values = jnp.sum(vectors * images, axis=1)
     if descending:
         order = jnp.argsort(-values)
@@ -248,4 +258,5 @@ def _measured(operator: LinearOperator, found: _Found, descending: bool) -> Eige
     residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
     converged = found.done & jnp.all(residuals <= found.allowed)
     products = found.products + len(vectors)
+    values, vectors = differentiable(product, arrays, values, vectors, found.allowed)
     return Eigenpairs(values, jax.vmap(flat.unravel)(vectors), residuals, products, converged)

@@ -1,10 +1,13 @@
 """What programs are made of: the equations that JAX traces a function to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+
+from jaxnn.types import Array, PyTree
 
 NOT_LINEARIZED = frozenset(
     {"while", "pure_callback", "io_callback", "stop_gradient", "custom_vjp_call"}
@@ -21,6 +24,27 @@ def programs_in(eqn: JaxprEqn) -> Iterator[Jaxpr]:
     for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program):
         if is_program(value):
             yield value.jaxpr if isinstance(value, ClosedJaxpr) else value
+
+
+def hoisted(
+    function: Callable[..., PyTree], *examples: Any
+) -> tuple[Callable[..., PyTree], list[Array]]:
+    """A function of (arrays, *arguments) like the examples, and the arrays that it closes over.
+
+    Rules of differentiation can only be written for arrays that a function is passed.
+
+    >>> multiply, arrays = hoisted(lambda v: jnp.arange(2.0) * v, jnp.ones(2))
+    >>> multiply([jnp.array([3.0, 4.0])], jnp.ones(2))
+    Array([3., 4.], dtype=float32)
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
+    structure = jax.tree.structure(shapes)
+
+    def closed(arrays: list[Array], *arguments: Any) -> PyTree:
+        run = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, arrays))
+        return jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments)))
+
+    return closed, program.consts
 
 
 def linearizable(program: Jaxpr) -> bool:

@@ -1,6 +1,7 @@
 """Linear maps of a space into itself, as functions of coordinates."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jaxtyping import Float
 
 from jaxnn.errors import invalid
 from jaxnn.linalg.operators import LinearOperator, is_real
-from jaxnn.linalg.programs import linearizable
+from jaxnn.linalg.programs import hoisted, linearizable
 from jaxnn.linalg.vectors import Coordinates, coordinates
 from jaxnn.types import Array
 
@@ -23,13 +24,38 @@ def prepared(operator: LinearOperator) -> Callable[[Float[Array, "n"]], Float[Ar
     that of NumPy code, of a `custom_vjp`, or of a solver, which stops when it is content
     (`linearizable` decides).
     """
+    product, arrays = with_arrays(operator)
+    return prepared_product(partial(product, arrays), coordinates(operator.domain))
+
+
+def prepared_constant(
+    operator: LinearOperator,
+) -> Callable[[Float[Array, "n"]], Float[Array, "n"]]:
+    """`prepared`, with what the operator carries as constants: iterations are not differentiated."""
+    product, arrays = with_arrays(operator)
+    arrays = jax.lax.stop_gradient(arrays)
+    return prepared_product(partial(product, arrays), coordinates(operator.domain))
+
+
+def with_arrays(operator: LinearOperator) -> tuple[Callable[..., Array], list[Array]]:
+    """(arrays, v) ↦ A v on coordinates, and the arrays that A carries or closes over."""
     flat = coordinates(operator.domain)
     product = lambda v: flat.ravel(operator(flat.unravel(v)))
-    # Not at 0, which programs may treat in their own way.
-    point = jnp.ones(flat.size, flat.dtype)
-    if not linearizable(jax.make_jaxpr(product)(point).jaxpr):
+    return hoisted(product, _point(flat))
+
+
+def prepared_product(
+    product: Callable[[Array], Array], flat: Coordinates
+) -> Callable[[Float[Array, "n"]], Float[Array, "n"]]:
+    """A product on coordinates, linearized if that is possible."""
+    if not linearizable(jax.make_jaxpr(product)(_point(flat)).jaxpr):
         return product
-    return jax.linearize(product, point)[1]
+    return jax.linearize(product, _point(flat))[1]
+
+
+def _point(flat: Coordinates) -> Array:
+    # Not 0, which programs may treat in their own way.
+    return jnp.ones(flat.size, flat.dtype)
 
 
 def require_endomorphism(function: str, operator: LinearOperator) -> Coordinates:

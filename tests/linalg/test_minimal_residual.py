@@ -330,4 +330,4 @@ def test_bad_input():
 
 def test_what_is_left_of_a_start_where_b_is_zero():
     found = minres(lambda v: 2 * v, jnp.zeros(2), start=jnp.ones(2), max_steps=0)
-    assert (found.residual.round(3), bool(found.converged)) == (2.828, False)
+    assert (float(found.residual), bool(found.converged)) == (1.0, False)  # of the start's
