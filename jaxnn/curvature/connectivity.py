@@ -1,6 +1,7 @@
 """Paths of low loss between two networks: the curve that training bends around the barrier."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from jaxnn import tree
 from jaxnn.curvature.landscape import require_alike
-from jaxnn.errors import invalid, require_optimizer
+from jaxnn.errors import invalid, require_optimizer, takes_keywords
 from jaxnn.linalg.derivatives import require_objective
 from jaxnn.precision import inexact
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
@@ -86,7 +87,8 @@ def connect(
 
     by stochastic gradients: every step draws one t, and hands ∇_θ L(φ_θ(t)), an unbiased estimate
     of the gradient, to the optimizer. L is `objective(params, *args)`; the ends stay as they are.
-    `optimizer` has optax's `init` and `update`.
+    `optimizer` has optax's `init` and `update`; an `update` that takes further keywords also gets
+    `value`, `grad` and `value_fn` of the step's t.
 
     The bend begins halfway, which is the straight segment, unless given. Between networks that a
     symmetry maps onto each other this can be a saddle of the mean loss, where no gradient leads
@@ -126,8 +128,11 @@ def connect(
 
     def step(state: tuple[Params, PyTree], key: Key) -> tuple[tuple[Params, PyTree], Array]:
         bend, memory = state
-        value, gradient = jax.value_and_grad(loss)(bend, jax.random.uniform(key))
-        updates, memory = optimizer.update(gradient, memory, bend)
+        value_fn = partial(loss, t=jax.random.uniform(key))
+        value, gradient = jax.value_and_grad(value_fn)(bend)
+        told = {"value": value, "grad": gradient, "value_fn": value_fn}
+        extra = told if takes_keywords(optimizer.update) else {}
+        updates, memory = optimizer.update(gradient, memory, bend, **extra)
         return (tree.add(bend, updates), memory), value
 
     bend = tree.strong(bend)

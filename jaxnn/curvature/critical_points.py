@@ -35,14 +35,14 @@ class Search(NamedTuple):
     flatness               ‖Hg‖ℓ/‖g‖² for g = ∇L and ℓ the largest of 1, the ‖θ‖ of the first params
                            and both the first and the last radius: the relative decrease of ‖∇L‖ by
                            the best step so long, to first order. It grows without bound towards a
-                           critical point, and is NaN where g = 0
+                           critical point, and is infinite where g = 0
     steps                  Hessians computed
     converged              whether ‖∇L‖ is at most the tolerance, at no gradient-flat point
     gradient_flat          whether flatness is at most 1 %: no critical point, but a place where
                            ‖∇L‖ is least among its neighbors or nearly so
     stuck                  whether it ended unconverged as no step would have changed the params:
                            the radius is at most ε‖θ‖, or L or ∇L is not finite at the start
-    gradient_norms         ‖∇L‖ before each step and at the end; NaN from there on
+    gradient_norms         ‖∇L‖ before each step and at the end, and again that from there on
     """
 
     params: Params
@@ -171,7 +171,6 @@ def _search(
     eps = jnp.finfo(flat.dtype).eps
     function = lambda x: objective(flat.unravel(x), *args).astype(flat.dtype)
     value_and_gradient = jax.value_and_grad(function)
-    gradient = jax.grad(function)
 
     def hessian_at(x: Array, unit: Array) -> newton_steps.Hessian:
         operator = (1 / unit) * linalg.hessian(function, x, check=False)
@@ -184,8 +183,9 @@ def _search(
         """L, g, ‖g‖ and ‖Hg‖/‖g‖², by the product with g/‖g‖, which cannot overflow."""
         value, g = value_and_gradient(x)
         size = tree.norm(g)
-        slope = jax.jvp(gradient, (x,), (g / size,))[1]
-        return value, g, size, tree.norm(slope) / size
+        unit = jnp.where(size == 0, 1, size)
+        slope = linalg.hessian(function, x, check=False) @ (g / unit)
+        return value, g, size, jnp.where(size == 0, jnp.inf, tree.norm(slope) / unit)
 
     def step(at: _Place) -> _Place:
         # With ‖∇L‖ as the unit of L: squares, of H too, neither vanish nor overflow.
@@ -224,11 +224,12 @@ def _search(
         return (at.size > tolerance) & (at.steps < max_steps) & ~stuck(at) & ~flat_here
 
     value, g, size, relative_slope = visited(x)
-    sizes = jnp.full(max_steps + 1, jnp.nan, flat.dtype).at[0].set(size)
+    sizes = jnp.full(max_steps + 1, size)
     none = jnp.zeros((), jnp.int32)
     start = _Place(x, value, g, size, relative_slope, radius, none, none, sizes)
     end = lax.while_loop(unfinished, step, start)
     gradient_flat = flatness(end) <= FLAT
+    places = jnp.arange(max_steps + 1, dtype=jnp.int32)
     return Search(
         params=flat.unravel(end.x),
         value=end.value,
@@ -238,5 +239,5 @@ def _search(
         converged=(end.size <= tolerance) & ~gradient_flat,
         gradient_flat=gradient_flat,
         stuck=stuck(end) & ~(end.size <= tolerance),
-        gradient_norms=end.sizes,
+        gradient_norms=jnp.where(places <= end.steps, end.sizes, end.size),
     )

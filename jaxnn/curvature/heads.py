@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 
 from jaxnn import losses, tree
 from jaxnn.errors import invalid, require_examples
+from jaxnn.linalg.batches import examples_at, gathered
 from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree
 
@@ -172,13 +173,13 @@ def _outputs_in_batches(
 ) -> Array:
     if batch_size is None or batch_size >= n:
         return f(params, x)
+    outputs = lambda at, count: gathered(f(params, examples_at(x, at, count)))
     whole = n // batch_size * batch_size
-    rows = lambda a: jnp.asarray(a)[:whole].reshape(-1, batch_size, *jnp.shape(a)[1:])
-    z = lax.map(lambda batch: f(params, batch), jax.tree.map(rows, x))
+    z = lax.map(
+        lambda at: outputs(at, batch_size), jnp.arange(0, whole, batch_size, dtype=jnp.int32)
+    )
     z = z.reshape(whole, *z.shape[2:])
-    if whole == n:
-        return z
-    return jnp.concatenate([z, f(params, jax.tree.map(lambda a: jnp.asarray(a)[whole:], x))])
+    return z if whole == n else jnp.concatenate([z, outputs(whole, n - whole)])
 
 
 def outputs_of(function: str, f: Apply, params: Params, x: PyTree) -> PyTree:

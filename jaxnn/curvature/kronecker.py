@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, scores
 from jaxnn.errors import invalid, require_between
-from jaxnn.linalg.batches import mean_over_batches
+from jaxnn.linalg.batches import gathered, mean_over_batches
 from jaxnn.linalg.operators import LinearOperator, Static
 from jaxnn.nn import Layer, Sequences
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
@@ -29,7 +29,7 @@ from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
 _HIGHEST = lax.Precision.HIGHEST
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KroneckerFactors:
     """The block A ⊗ G of a layer, by its factors; a frozen pytree of A and G.
 
@@ -46,6 +46,10 @@ class KroneckerFactors:
     G: Float[Array, "n n"]
     W: jax.ShapeDtypeStruct
     b: jax.ShapeDtypeStruct | None = None
+
+    def __repr__(self) -> str:
+        sizes = " ⊗ ".join(f"{len(factor)} × {len(factor)}" for factor in (self.A, self.G))
+        return f"KroneckerFactors({sizes}, {self.A.dtype})"
 
     @property
     def operator(self) -> LinearOperator:
@@ -226,7 +230,7 @@ def _moments(
 
 
 def _gram(rows: Array, count: int) -> Array:
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = gathered(rows).reshape(-1, rows.shape[-1])
     return jnp.matmul(flat.T, flat, precision=_HIGHEST) / count
 
 

@@ -18,7 +18,9 @@ from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, outputs_of, scores
 from jaxnn.errors import invalid
 from jaxnn.linalg.batches import mean_over_batches
+from jaxnn.linalg.derivatives import push_by_reverse
 from jaxnn.linalg.operators import LinearOperator, Static, carried
+from jaxnn.linalg.programs import reverse_only
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree
 
 
@@ -123,12 +125,15 @@ def _through_outputs(
 ) -> LinearOperator:
     """Jᵀ M J, where `metric(z, *targets, u)` is M u, with the 1/N of the mean over a batch."""
     bound = (Static(batch_size), carried(f), metric, params, data)
-    product = Partial(_product, *bound)
+    by_rule = reverse_only(jax.make_jaxpr(carried(f))(params, data[0]).jaxpr)
+    product = Partial(_product_by_reverse if by_rule else _product, *bound)
     return LinearOperator(
-        *(product, product),
-        *(params, params),
+        product,
+        product,
+        domain=params,
+        codomain=params,
         structure="positive_semidefinite",
-        form=Partial(_form, *bound),
+        form=None if by_rule else Partial(_form, *bound),
     )
 
 
@@ -139,6 +144,16 @@ def _product(
         z, push = jax.linearize(lambda p: f(p, x), params)
         pull = jax.linear_transpose(push, params)
         return pull(metric(z, *targets, push(v)))[0]
+
+    return mean_over_batches(product, data, batch_size.value)
+
+
+def _product_by_reverse(
+    batch_size: Static, f: Callable, metric: Callable, params: Params, data: tuple, v: PyTree
+) -> PyTree:
+    def product(x: PyTree, *targets: PyTree) -> PyTree:
+        z, pull = jax.vjp(lambda p: f(p, x), params)
+        return pull(metric(z, *targets, push_by_reverse(f, params, (x,), v)))[0]
 
     return mean_over_batches(product, data, batch_size.value)
 

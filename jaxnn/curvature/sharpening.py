@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
-from jaxnn.errors import require_optimizer
+from jaxnn.errors import require_optimizer, takes_keywords
 from jaxnn.linalg import eigsh, hessian
 from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Array, Key, Params, PyTree
@@ -100,8 +100,9 @@ def sharpness_trajectory(
 ) -> SharpnessTrajectory:
     """Sharpness during training on the whole of `objective(params, *args)`, every so many steps.
 
-    `optimizer` has optax's `init` and `update`. Records are made before step 1, after each `every`
-    steps and after the last. λ_max is found anew each time, from the eigenvector before, which is
+    `optimizer` has optax's `init` and `update`; an `update` that takes further keywords also gets
+    `value`, `grad` and `value_fn`, as in `training.fit`. Records are made before step 1, after each
+    `every` steps and after the last. Each λ_max is found from the eigenvector before, which is
     near: a record costs few products with the Hessian. The run is one `lax.scan`, for use inside
     jit and vmap; a `state` makes it go on from another's end. Where it diverges, what follows is
     NaN and not `converged`; where the Hessian alone is not finite, that record is, and no other.
@@ -127,11 +128,14 @@ def sharpness_trajectory(
     hessian(objective, params, *args)  # for its checks, that need values
     params = tree.strong(params)
     state = tree.strong(optimizer.init(params) if state is None else state)
-    gradient = jax.grad(objective)
+    value_fn = lambda params: objective(params, *args)
 
     def update(_: Any, run: tuple) -> tuple:
         params, state = run
-        updates, state = optimizer.update(gradient(params, *args), state, params)
+        value, grad = jax.value_and_grad(value_fn)(params)
+        told = {"value": value, "grad": grad, "value_fn": value_fn}
+        extra = told if takes_keywords(optimizer.update) else {}
+        updates, state = optimizer.update(grad, state, params, **extra)
         return tree.add(params, updates), state
 
     def record(carry: tuple, at: tuple[Array, Key]) -> tuple[tuple, tuple]:

@@ -1,13 +1,16 @@
 """Means over data sets too large for one product: batch after batch, exactly, in one order."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxnn import tree
 from jaxnn.errors import invalid, require_examples
+from jaxnn.linalg.convolutions import reordered
 from jaxnn.types import Array, PyTree
 
 
@@ -36,13 +39,11 @@ def mean_over_batches(
     if batch_size >= n:
         return function(*data)
     whole, rest = divmod(n, batch_size)
-    cut = lambda at, size: jax.tree.map(
-        lambda a: lax.dynamic_slice_in_dim(jnp.asarray(a), at, size), data
-    )
+    cut = partial(examples_at, data)
 
     @jax.checkpoint
     def step(sums: tuple[PyTree, PyTree], i: Array) -> tuple[tuple[PyTree, PyTree], None]:
-        return added(*sums, function(*cut(i * batch_size, batch_size))), None
+        return added(*sums, reordered(function)(*cut(i * batch_size, batch_size))), None
 
     like = jax.eval_shape(lambda: function(*cut(0, batch_size)))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
@@ -52,6 +53,29 @@ def mean_over_batches(
         return total
     last = jax.checkpoint(lambda: function(*cut(whole * batch_size, rest)))()
     return tree.add(total, tree.scale(rest / n, last))
+
+
+def examples_at(data: PyTree, start: int | Array, count: int) -> PyTree:
+    """`count` consecutive examples, also where these are distributed over devices."""
+
+    def cut(a: Array) -> Array:
+        a = jnp.asarray(a)
+        parts = jax.typeof(a).sharding.shard_shape(a.shape)[0]
+        even = (count * parts) % len(a) == 0
+        return lax.dynamic_slice_in_dim(a if even else gathered(a), start, count)
+
+    return jax.tree.map(cut, data)
+
+
+def gathered(a: Array) -> Array:
+    """The array with all of its first axis on every device, where its type says that it is not.
+
+    Only types with explicit axes do; elsewhere XLA moves what has to be moved.
+    """
+    sharding = jax.typeof(a).sharding
+    if not sharding.spec or sharding.spec[0] is None:
+        return a
+    return jax.sharding.reshard(a, PartitionSpec(None, *sharding.spec[1:]))
 
 
 def added(total: PyTree, lost: PyTree, term: PyTree) -> tuple[PyTree, PyTree]:

@@ -5,12 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import invalid, is_traced
-from jaxnn.linalg.batches import mean_over_batches, require_batches
+from jaxnn.linalg.batches import examples_at, mean_over_batches, require_batches
 from jaxnn.linalg.operators import LinearOperator, Static, carried
+from jaxnn.linalg.programs import reverse_only
+from jaxnn.linalg.tridiagonal import require_measured_symmetry
 from jaxnn.types import Array, Params, PyTree
 
 
@@ -19,7 +22,8 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
 
     J v = d/dt f(θ + t v)|₀ costs one forward-mode pass, Jᵀ u one reverse-mode pass; nothing is
     stored. J Jᵀ is the empirical neural tangent kernel and Jᵀ H J the Gauss-Newton matrix. Arrays
-    in `args` are carried by the operator, so it can cross `jit` without becoming a constant.
+    in `args` are carried by the operator, so it can cross `jit` without becoming a constant. Of an
+    f with a `custom_vjp`, which has no forward mode, J v is the transpose of u ↦ Jᵀ u.
 
     Errors: a leaf of `params` or of the output that is not real floating point, by its path.
 
@@ -34,10 +38,11 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
     """
     tree.require_differentiable("params", params)
     f = carried(f)
-    outputs = jax.eval_shape(f, params, *args)
+    program, outputs = jax.make_jaxpr(f, return_shape=True)(params, *args)
     tree.require_differentiable("f(params)", outputs)
+    push = push_by_reverse if reverse_only(program.jaxpr) else _push_forward
     return LinearOperator(
-        Partial(_push_forward, f, params, args),
+        Partial(push, f, params, args),
         Partial(_pull_back, f, params, args),
         params,
         outputs,
@@ -46,6 +51,12 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
 
 def _push_forward(f: Callable, params: Params, args: tuple, v: PyTree) -> PyTree:
     return jax.jvp(lambda p: f(p, *args), (params,), (v,))[1]
+
+
+def push_by_reverse(f: Callable, params: Params, args: tuple, v: PyTree) -> PyTree:
+    """J v by two passes in reverse mode: the second transposes the first, which is linear in u."""
+    outputs, pull = jax.vjp(lambda p: f(p, *args), params)
+    return jax.vjp(pull, outputs)[1]((v,))[0]
 
 
 def _pull_back(f: Callable, params: Params, args: tuple, u: PyTree) -> PyTree:
@@ -70,11 +81,14 @@ def hessian(
     `objective(params, *batch)` is the mean over the examples of a batch: H is the Hessian of the
     mean over all, summed batch after batch as `mean_over_batches` does.
 
-    Where the arguments are concrete, `check` has the objective evaluated (on the first batch).
+    Where the arguments are concrete, `check` has the objective evaluated (on the first batch). An
+    objective with a `custom_vjp` has no forward mode: forms are then taken from products, which are
+    reverse mode over reverse mode where the rule itself has a `custom_vjp`.
 
     Errors: parameters that are none or not real floating point, an objective that is no real
     scalar, data as in `mean_over_batches`; under `check` an objective whose value or gradient is
-    not finite, or that differs when evaluated twice.
+    not finite, or that differs when evaluated twice, or with a `custom_vjp` whose derivative is not
+    symmetric, so that it is the gradient of no function.
 
     Source: Pearlmutter (1994); Griewank & Walther (2008), section 5.4.
 
@@ -94,12 +108,22 @@ def hessian(
         )
     first = args
     if batch_size is not None:
-        require_batches("hessian", args, batch_size)
-        first = jax.tree.map(lambda a: jnp.asarray(a)[:batch_size], args)
-    require_objective("hessian(objective)", objective, params, *first, evaluate=check)
+        n = require_batches("hessian", args, batch_size)
+        first = examples_at(args, 0, min(batch_size, n))
+    program = require_objective("hessian(objective)", objective, params, *first, evaluate=check)
     bound = Static(batch_size), carried(objective), params, args
-    product, form = Partial(_hessian_product, *bound), Partial(_hessian_form, *bound)
-    return LinearOperator(*(product, product), *(params, params), structure="symmetric", form=form)
+    by_rule = reverse_only(program)
+    product = Partial(_hessian_product, *bound)
+    if by_rule and reverse_only(jax.make_jaxpr(jax.grad(objective))(params, *first).jaxpr):
+        product = Partial(_hessian_by_reverse, *bound)
+    form = None if by_rule else Partial(_hessian_form, *bound)
+    operator = LinearOperator(
+        product, product, domain=params, codomain=params, structure="symmetric", form=form
+    )
+    if by_rule and check and not is_traced((objective, params, args)):
+        remedy = "Check the custom_vjp, or pass check=False for J of the gradient that it declares."
+        require_measured_symmetry("hessian(objective): its Hessian", operator, remedy)
+    return operator
 
 
 def _hessian_product(
@@ -108,6 +132,16 @@ def _hessian_product(
     def product(*batch: Any) -> PyTree:
         gradient = jax.grad(lambda p: objective(p, *batch))
         return jax.jvp(gradient, (params,), (v,))[1]
+
+    return mean_over_batches(product, args, batch_size.value)
+
+
+def _hessian_by_reverse(
+    batch_size: Static, objective: Callable, params: Params, args: tuple, v: PyTree
+) -> PyTree:
+    def product(*batch: Any) -> PyTree:
+        gradient = jax.grad(lambda p: objective(p, *batch))
+        return jax.grad(lambda p: tree.dot(v, gradient(p)))(params)
 
     return mean_over_batches(product, args, batch_size.value)
 
@@ -124,14 +158,17 @@ def _hessian_form(
 
 def require_objective(
     argument: str, objective: Callable[..., Array], params: Params, *args: Any, evaluate: bool
-) -> None:
-    """Raise unless the objective is a real scalar; with `evaluate`, a smooth and repeatable one.
+) -> Jaxpr:
+    """The program of an objective; raises unless it is a real scalar.
+
+    With `evaluate`, it has to be a smooth and repeatable one besides.
 
     >>> require_objective("objective", lambda w: w, jnp.ones(3), evaluate=False)
     Traceback (most recent call last):
     ValueError: objective: got a value of shape (3,), expected a scalar. ...
     """
-    value = jax.eval_shape(objective, params, *args)
+    evaluated = lambda *inputs: objective(*inputs)  # an objective may have no hash
+    program, value = jax.make_jaxpr(evaluated, return_shape=True)(params, *args)
     if not isinstance(value, jax.ShapeDtypeStruct) or value.shape != ():
         shape = getattr(value, "shape", None)
         raise invalid(
@@ -142,12 +179,12 @@ def require_objective(
         )
     tree.require_differentiable(f"{argument}: its value", value)
     if not evaluate or is_traced((objective, params, args)):
-        return
+        return program.jaxpr
     # Traced twice, so that random numbers drawn by NumPy are seen as well.
     once = lambda: jax.jit(lambda p, a: jax.value_and_grad(objective)(p, *a))(params, args)
     (value, gradient), (again, _) = once(), once()
     if is_traced(value):  # the objective closes over traced arrays, or is called while tracing
-        return
+        return program.jaxpr
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         if not bool(jnp.all(jnp.isfinite(leaf))):
             raise invalid(
@@ -171,3 +208,4 @@ def require_objective(
             expected="a deterministic function",
             remedy="Fix its random key (functools.partial), and switch dropout off.",
         )
+    return program.jaxpr

@@ -15,7 +15,7 @@ from jaxnn.linalg.dense import storage
 from jaxnn.linalg.eigenderivatives import differentiable
 from jaxnn.linalg.krylov import Iterate
 from jaxnn.linalg.minimal_residual import minimized
-from jaxnn.linalg.operators import LinearOperator, require_like
+from jaxnn.linalg.operators import LinearOperator, member
 from jaxnn.linalg.recurrence import shifted
 from jaxnn.linalg.restarts import Which, rankings, restarted
 from jaxnn.linalg.spaces import (
@@ -130,7 +130,7 @@ def eigsh(
     remedy = "It is relative to the largest |λ|."
     require_between("eigsh(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)
     if start is not None:
-        require_like("eigsh(start)", start, operator.domain)
+        start = member("eigsh(start)", start, operator.domain)
     symmetric = require_symmetric("eigsh", operator)
     tolerance = jnp.asarray(tolerance, flat.dtype)
     shift = shift if shift is None else lax.stop_gradient(jnp.asarray(shift, flat.dtype))

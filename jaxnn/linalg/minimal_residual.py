@@ -1,8 +1,8 @@
 """Symmetric systems that may be indefinite: MINRES.
 
-Lanczos on A and b, A V_k = V_{k+1} T_k, where the tridiagonal T_k is reduced by reflections from the
-left, one new column at a step. Lanczos vectors are not kept: the memory is that of a few vectors
-like b.
+Lanczos on A and b, A V_k = V_{k+1} T_k, where the tridiagonal T_k is reduced by reflections from
+the left, one new column at a step. Lanczos vectors are not kept: the memory is that of a few
+vectors like b.
 """
 
 import jax

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
 from jaxnn.linalg.vectors import coordinates
+from jaxnn.precision import inexact, wide
 from jaxnn.types import Array, ArrayLike, PyTree
 
 Structure = Literal["general", "symmetric", "positive_semidefinite"]
@@ -43,7 +44,7 @@ def carried(function: Callable) -> Partial:
     return function if isinstance(function, Partial) else Partial(function)
 
 
-@dataclass(frozen=True, init=False, eq=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class LinearOperator:
     """A linear map A from pytrees like `domain` to pytrees like `codomain`.
 
@@ -78,6 +79,11 @@ class LinearOperator:
     codomain: PyTree
     structure: Structure
     form: Callable[[PyTree], Array] | None
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        dtypes = sorted({str(a.dtype) for a in jax.tree.leaves((self.domain, self.codomain))})
+        return f"LinearOperator({rows} × {columns}, {self.structure}, {', '.join(dtypes)})"
 
     # NumPy scalars on the left must leave `*` to us.
     __array_ufunc__ = None
@@ -118,8 +124,7 @@ class LinearOperator:
 
     def quadratic_form(self, v: PyTree) -> Array:
         """⟨v, A v⟩, by `form` where there is one."""
-        require_like("A.quadratic_form(v): v", v, self.domain)
-        return _form(self)(v)
+        return _form(self)(member("A.quadratic_form(v): v", v, self.domain))
 
     def __matmul__(self, other: Any) -> Any:
         if not isinstance(other, LinearOperator):
@@ -139,8 +144,7 @@ class LinearOperator:
 
     def __call__(self, v: PyTree) -> PyTree:
         """A v."""
-        require_like("A @ v: v", v, self.domain)
-        return self.matvec(v)
+        return self.matvec(member("A @ v: v", v, self.domain))
 
     def __add__(self, other: "LinearOperator") -> "LinearOperator":
         if not isinstance(other, LinearOperator):
@@ -239,12 +243,16 @@ def _form(operator: LinearOperator) -> Callable[[PyTree], Array]:
 
 
 def _product_form(matvec: Callable, v: PyTree) -> Array:
-    return tree.dot(v, matvec(v))
+    return _inner(v, matvec(v))
 
 
 def _squared_norm(matvec: Callable, v: PyTree) -> Array:
     image = matvec(v)
-    return tree.dot(image, image)
+    return _inner(image, image)
+
+
+def _inner(x: PyTree, y: PyTree) -> Array:
+    return tree.dot(jax.tree.map(wide, x), jax.tree.map(wide, y))
 
 
 def is_real(space: PyTree) -> bool:
@@ -275,14 +283,23 @@ def _require_structure(structure: str, domain: PyTree, codomain: PyTree) -> None
         )
 
 
+def member(argument: str, value: PyTree, space: PyTree) -> PyTree:
+    """A vector of the space: the value, with integers promoted to the dtypes of the space.
+
+    Errors: those of `require_like`.
+
+    >>> member("v", jnp.array([1, 2]), jax.ShapeDtypeStruct((2,), jnp.float32))
+    Array([1., 2.], dtype=float32)
+    """
+    if not _is_like(value, space) and jax.tree.structure(value) == jax.tree.structure(space):
+        value = jax.tree.map(lambda v, s: inexact(v, jnp.zeros((), s.dtype)), value, space)
+    require_like(argument, value, space)
+    return value
+
+
 def require_like(argument: str, value: PyTree, space: PyTree) -> None:
     """Raise unless a vector has the structure, shapes and dtypes of a space."""
-    # Flattened, because a node type need not define equality.
-    try:
-        same = jax.tree.flatten(_structure(value)) == jax.tree.flatten(space)
-    except TypeError:
-        same = False
-    if not same:
+    if not _is_like(value, space):
         raise invalid(
             argument,
             got=jax.tree.map(_describe, value),
@@ -290,6 +307,14 @@ def require_like(argument: str, value: PyTree, space: PyTree) -> None:
             remedy="Build it with jaxnn.tree.random_like, jax.tree.map or astype on a member of "
             "that space.",
         )
+
+
+def _is_like(value: PyTree, space: PyTree) -> bool:
+    # Flattened, because a node type need not define equality.
+    try:
+        return jax.tree.flatten(_structure(value)) == jax.tree.flatten(space)
+    except TypeError:
+        return False
 
 
 def _describe(leaf: Any) -> str:

@@ -113,7 +113,7 @@ def _differentiable(
     b: PyTree,
     limits: tuple[Array, Array, Array],
 ) -> LeastSquares:
-    """`least_squares` with the derivative of A⁺b, A of the same rank everywhere nearby:
+    """`least_squares` with the derivative of A⁺b where the rank of A does not change.
 
         ẋ = A⁺(ḃ - Ȧx + A⁺Ȧr) + (I - A⁺A)ȦA⁺x,    r = b - Ax
 
@@ -152,9 +152,10 @@ def _(product: Callable[..., PyTree], derivative: bool, primals: tuple, tangents
 
 @jax.custom_jvp
 def _once(arrays: list[Array]) -> list[Array]:
-    """The arrays, which a derivative of `_differentiable` that was transposed is not to see change:
+    """The arrays; raises where they are differentiated.
 
-    of a singular A it would lack the terms of the null space.
+    The transposed derivative of `_differentiable` is JAX's solve, whose own derivative would lack
+    the terms of the null space of A.
     """
     return arrays
 

@@ -60,15 +60,17 @@ class SpectralDensity(NamedTuple):
         return mean_of(self.samples(function), self.products)
 
     def self_check(self) -> Float[Array, ""]:
-        """The largest error of the rule's first two moments, relative to ‖A z‖/‖z‖ and its square.
+        """The largest error of the rule's first two moments, relative to ‖A‖ and its square.
 
+        ‖A‖ is the largest ‖A z‖/‖z‖ of the probes: of one in the null space all is rounding.
         A few ε. More says that A is not symmetric: of any A the rule's second moment is ‖Az‖²/‖z‖²,
         and zᵀA²z is on average less, by ‖A - Aᵀ‖_F²/2. (Of a single step only the first is known.)
         """
         moment = lambda power: jnp.sum(self.weights * self.nodes**power, axis=1)
         found = jnp.stack([moment(1), moment(2)], axis=1)
-        scale = jnp.stack([jnp.sqrt(found[:, 1]), found[:, 1]], axis=1)
-        error = jnp.abs(found - self.moments) / jnp.where(scale > 0, scale, 1.0)
+        largest = jnp.max(jnp.sqrt(found[:, 1]))
+        scale = jnp.where(largest > 0, jnp.stack([largest, largest**2]), 1.0)
+        error = jnp.abs(found - self.moments) / scale[None]
         return jnp.max(error[:, : 2 * self.nodes.shape[1] - 1])
 
 

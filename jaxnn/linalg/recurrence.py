@@ -52,10 +52,12 @@ def length(p: PyTree, q: PyTree) -> Array:
 
 
 def shifted(matvec: Product, shift: ArrayLike) -> Product:
+    """v ↦ (A - shift·I)v."""
     return lambda v: tree.axpy(-jnp.asarray(shift), v, matvec(v))
 
 
 def require_tolerance(function: str, tolerance: ArrayLike) -> None:
+    """Raise unless it is in (0, 1); traced values pass."""
     remedy = "It is relative to ‖b‖."
     name = f"{function}(tolerance)"
     require_between(name, tolerance, 0.0, 1.0, low_open=True, remedy=remedy)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxnn.errors import invalid
+from jaxnn.linalg.convolutions import reordered_program
 from jaxnn.linalg.operators import LinearOperator, is_real
 from jaxnn.linalg.programs import hoisted, linearizable
 from jaxnn.linalg.vectors import Coordinates, coordinates
@@ -31,7 +32,7 @@ def prepared(operator: LinearOperator) -> Callable[[Float[Array, "n"]], Float[Ar
 def prepared_constant(
     operator: LinearOperator,
 ) -> Callable[[Float[Array, "n"]], Float[Array, "n"]]:
-    """`prepared`, with what the operator carries as constants: iterations are not differentiated."""
+    """`prepared`, with what the operator carries as constants: no derivative goes through it."""
     product, arrays = with_arrays(operator)
     arrays = jax.lax.stop_gradient(arrays)
     return prepared_product(partial(product, arrays), coordinates(operator.domain))
@@ -48,9 +49,10 @@ def prepared_product(
     product: Callable[[Array], Array], flat: Coordinates
 ) -> Callable[[Float[Array, "n"]], Float[Array, "n"]]:
     """A product on coordinates, linearized if that is possible."""
-    if not linearizable(jax.make_jaxpr(product)(_point(flat)).jaxpr):
-        return product
-    return jax.linearize(product, _point(flat))[1]
+    program = jax.make_jaxpr(product)(_point(flat))
+    run = reordered_program(program)
+    fast = lambda v: run(v)[0]
+    return jax.linearize(fast, _point(flat))[1] if linearizable(program.jaxpr) else fast
 
 
 def _point(flat: Coordinates) -> Array:

@@ -134,7 +134,7 @@ def _hutchinson_trace(
 
     def form(key: Key) -> Array:
         z = sampler(key, (flat.size,), flat.dtype)
-        return operator.quadratic_form(flat.unravel(z))
+        return operator.quadratic_form(flat.unravel(z)).astype(flat.dtype)
 
     return mean_of(over_keys(form, jax.random.split(key, count), chunk), count)
 
@@ -145,7 +145,7 @@ def _hutch_pp_trace(
     flat = coordinates(operator.domain)
     basis_key, key = jax.random.split(key)
     basis = _range_basis(operator, basis_key, count, sampler, chunk)
-    form = lambda v: operator.quadratic_form(flat.unravel(v))
+    form = lambda v: operator.quadratic_form(flat.unravel(v)).astype(flat.dtype)
 
     def rest(key: Key) -> Array:
         return form(_outside(basis, sampler(key, (flat.size,), flat.dtype)))

@@ -73,9 +73,10 @@ def solution(
     """solve(b, start), a tuple with fields `x` and `residual`, with the derivatives of x = A⁻¹b.
 
     They are those of A⁻¹b, whatever the accuracy of x: ẋ is found by `solve` from 0, and so is the
-    cotangent of b in reverse mode. A derivative whose own system is left with an `accuracy`, the
-    relative residual, above √tolerance is NaN. With respect to the start the derivative is 0, and so is that of all
-    fields but x. `derivative`: b is itself the right side of a derivative.
+    cotangent of b in reverse mode. A derivative whose own system is left with an `accuracy` (by
+    default the relative residual) above √tolerance is NaN. With respect to the start the derivative
+    is 0, and so is that of all fields but x. `derivative`: whether b is itself the right side of a
+    derivative.
 
     Source: Christianson (1994), section 3.
     """
@@ -92,7 +93,8 @@ def solution(
         found = solve(b, start if start is None else tree.where(given, start, zero))
         limit = jnp.sqrt(jnp.asarray(tolerance, found.residual.dtype))
         known = given | (accuracy(found) <= limit)
-        return (tree.where(known, found.x, tree.scale(jnp.nan, b)), t), found._replace(x=None)
+        x = jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), found.x)
+        return (x, t), found._replace(x=None)
 
     (x, _), rest = lax.custom_linear_solve(
         extended, _tied((b, t)), solved, symmetric=True, has_aux=True

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
-from jaxnn.linalg.operators import LinearOperator, require_like
+from jaxnn.linalg.operators import LinearOperator, member
 from jaxnn.linalg.spaces import prepared, require_endomorphism
 from jaxnn.linalg.vectors import Coordinates, coordinates, dot
 from jaxnn.types import Array, Key, PyTree
@@ -63,7 +63,7 @@ def lanczos(operator: LinearOperator, start: PyTree, steps: int) -> Tridiagonal:
     """
     flat = require_endomorphism("lanczos", operator)
     require_steps("lanczos(steps)", steps, flat.size)
-    require_like("lanczos(start)", start, operator.domain)
+    start = member("lanczos(start)", start, operator.domain)
     require_symmetric("lanczos", operator)
     return _lanczos(operator, flat.ravel(start), steps)
 
@@ -168,15 +168,23 @@ def require_symmetric(function: str, operator: LinearOperator) -> Bool[Array, ""
     """
     if operator.symmetric:
         return jnp.array(True)
+    remedy = "A.T @ A, A + A.T and Hessians are symmetric."
+    return require_measured_symmetry(f"{function}(operator)", operator, remedy)
+
+
+def require_measured_symmetry(
+    argument: str, operator: LinearOperator, remedy: str
+) -> Bool[Array, ""]:
+    """Whether a probe shows a map to be symmetric; raises where it is seen not to be."""
     asymmetry = asymmetry_of(operator, jax.random.key(0))
     tolerance = 1000 * float(jnp.finfo(asymmetry.dtype).eps)
     measured = concrete(asymmetry)
     if measured is not None and measured > tolerance:
         raise invalid(
-            f"{function}(operator)",
+            argument,
             got=f"one with |⟨u, A v⟩ - ⟨A u, v⟩| = {measured:.2g} (‖A v‖‖u‖ + ‖A u‖‖v‖)",
             expected=f"a symmetric one: at most {tolerance:.1g} for random u and v",
-            remedy="A.T @ A, A + A.T and Hessians are symmetric.",
+            remedy=remedy,
         )
     return asymmetry <= tolerance
 

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from oracles import flat, random_tree, unchecked
 
 from jaxnn import optimizers, tree
+from jaxnn.curvature.connectivity import connect
 from jaxnn.curvature.sharpening import sharpness, sharpness_trajectory
 
 KEY = jax.random.key(3)
@@ -201,3 +202,25 @@ def test_bad_input(change, message):
         sharpness_trajectory(
             given.pop("objective"), given.pop("params"), given.pop("optimizer"), **given
         )
+
+
+def told_of(seen):
+    """Gradient descent that goes astray where it is told wrong numbers."""
+
+    def update(grads, state, params=None, *, value, grad, value_fn, **_):
+        seen.append(value)
+        grads = tree.axpy(1e6, tree.sub(grad, grads), grads)
+        grads = tree.scale(1 + 1e6 * (value_fn(params) - value), grads)
+        return tree.scale(-0.1, grads), state
+
+    return optimizers.Optimizer(lambda params: (), update)
+
+
+def test_optimizers_are_told_the_objective(float64):
+    bowl = lambda w, s: jnp.sum(s * w**2)
+    seen, scales, key = [], jnp.array([2.0, 0.5]), jax.random.key(0)
+    run = sharpness_trajectory(bowl, jnp.ones(2), told_of(seen), scales, steps=2, key=key)
+    np.testing.assert_allclose(run.params, (1 - 0.2 * scales) ** 2)
+    found = connect(bowl, jnp.ones(2), -jnp.ones(2), told_of(seen), scales, key=key, steps=3)
+    assert found.finite
+    assert len(seen) >= 2

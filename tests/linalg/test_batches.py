@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from oracles import unchecked
 
-from jaxnn import linalg
+from jaxnn import curvature, linalg
 from jaxnn.linalg.batches import mean_over_batches
 
 
@@ -164,3 +165,20 @@ def test_batch_sizes_that_are_none(batch_size):
             mean_over_batches(jnp.mean, (jnp.ones(3),), batch_size)
         with pytest.raises(ValueError, match="hessian" + expected):
             linalg.hessian(lambda w, x: jnp.sum(w), jnp.ones(2), jnp.ones(3), batch_size=batch_size)
+
+
+def test_meshes_with_explicit_axes():
+    mesh = jax.make_mesh((1,), ("d",))
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 3), (6, 2)))
+    w = jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)
+    objective = lambda w, x, y: jnp.mean(jnp.sum((jnp.tanh(x @ w) - y) ** 2, axis=1))
+    exact = linalg.hessian(objective, w, x, y) @ w
+    with jax.set_mesh(mesh):
+        placed = lambda a, *spec: jax.device_put(a, NamedSharding(mesh, PartitionSpec(*spec)))
+        data, w = (placed(x, "d"), placed(y, "d")), placed(w)
+        H = linalg.hessian(objective, w, *data, batch_size=4)
+        np.testing.assert_allclose(jax.jit(lambda H, v: H @ v)(H, w), exact, rtol=1e-5)
+        logits, key = lambda w, x: x @ w, jax.random.key(0)
+        labels = curvature.fisher(logits, w, data[0], kind="monte_carlo", key=key, batch_size=4)
+        assert jnp.all(jnp.isfinite(labels @ w))
