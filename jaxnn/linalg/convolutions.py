@@ -91,7 +91,7 @@ def _convolution(params: dict[str, Any], x: Array, w: Array) -> Array:
         preferred_element_type=params["preferred_element_type"],
     )
     batch, channels, *space = dimensions.out_spec
-    return jnp.transpose(y, np.argsort((batch, *space, channels)))
+    return jnp.transpose(y, np.argsort((batch, *space, channels)).tolist())
 
 
 def _in_order(space: int) -> lax.ConvDimensionNumbers:

@@ -64,8 +64,8 @@ def cg(
     >>> found.x.round(4), bool(found.converged)
     (Array([0.5 , 0.25], dtype=float32), True)
     >>> scale = lambda a: cg(lambda v: a * v, jnp.ones(2)).x.sum()  # 2/a
-    >>> jax.grad(scale)(2.0)
-    Array(-0.5, dtype=float32, weak_type=True)
+    >>> print(f"{jax.grad(scale)(2.0):.3f}")
+    -0.500
     """
     remedy = "It is relative to ‖b‖."
     require_between("cg(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)

@@ -36,9 +36,10 @@ def hoisted(
 
     Rules of differentiation can only be written for arrays that a function is passed.
 
-    >>> multiply, arrays = hoisted(lambda v: jnp.arange(2.0) * v, jnp.ones(2))
-    >>> multiply([jnp.array([3.0, 4.0])], jnp.ones(2))
-    Array([3., 4.], dtype=float32)
+    >>> scales = jnp.array([3.0, 4.0])
+    >>> multiply, arrays = hoisted(lambda v: scales * v, jnp.ones(2))
+    >>> len(arrays), multiply(arrays, jnp.ones(2))
+    (1, Array([3., 4.], dtype=float32))
     """
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
     structure = jax.tree.structure(shapes)
