@@ -214,7 +214,8 @@ def negative_log_likelihood(
 
 def _like(prediction: ArrayLike, loss: Array) -> Array:
     """The loss in the dtype of the prediction that the caller gave."""
-    return loss.astype(inexact_dtype(prediction))
+    dtype = inexact_dtype(prediction)
+    return loss if loss.dtype == dtype else loss.astype(dtype)
 
 
 def _outputs(x: Array) -> tuple[int, ...]:

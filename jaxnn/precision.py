@@ -17,6 +17,7 @@ Both rules hold in every mode of promotion: nothing here depends on
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -35,8 +36,11 @@ def inexact_dtype(*arrays: ArrayLike) -> jnp.dtype:
     >>> inexact_dtype(jnp.ones(2, jnp.uint8))
     dtype('float32')
     """
-    values = [a if hasattr(a, "dtype") else jnp.asarray(a) for a in arrays]
-    inexact = [a for a in values if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+    values: list[Any] = [a if hasattr(a, "dtype") else jnp.asarray(a) for a in arrays]
+    inexact = [a for a in values if _has_fractions(a.dtype)]
+    dtypes = {a.dtype for a in inexact}
+    if len(dtypes) == 1 and all(isinstance(a, jax.Array) for a in inexact):
+        return dtypes.pop()  # the usual case, without a look at the rules of promotion
     with jax.numpy_dtype_promotion("standard"):
         return jnp.dtype(jnp.result_type(*inexact) if inexact else jnp.result_type(float))
 
@@ -52,10 +56,8 @@ def inexact(x: ArrayLike, *companions: ArrayLike) -> Array:
     >>> inexact(jnp.array([True]), jnp.ones((), jnp.float16)).dtype
     dtype('float16')
     """
-    x = jnp.asarray(x)
-    if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool:
-        return x.astype(inexact_dtype(*companions))
-    return x
+    x = x if isinstance(x, jax.Array) else jnp.asarray(x)
+    return x.astype(inexact_dtype(*companions)) if _is_whole(x.dtype) else x
 
 
 def common(*arrays: ArrayLike) -> tuple[Array, ...]:
@@ -66,7 +68,7 @@ def common(*arrays: ArrayLike) -> tuple[Array, ...]:
     """
     values = [jnp.asarray(a) for a in arrays]
     dtype = inexact_dtype(*values)
-    return tuple(a.astype(dtype) for a in values)
+    return tuple(_as(a, dtype) for a in values)
 
 
 def wide_dtype(*arrays: ArrayLike) -> jnp.dtype:
@@ -75,8 +77,7 @@ def wide_dtype(*arrays: ArrayLike) -> jnp.dtype:
     >>> wide_dtype(jnp.ones(2, jnp.bfloat16)), wide_dtype(jnp.ones(2, jnp.complex64))
     (dtype('float32'), dtype('complex64'))
     """
-    dtype = inexact_dtype(*arrays)
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    return _accumulation(inexact_dtype(*arrays))
 
 
 def wide(x: ArrayLike, *companions: ArrayLike) -> Array:
@@ -86,7 +87,7 @@ def wide(x: ArrayLike, *companions: ArrayLike) -> Array:
     Array(1000., dtype=float32)
     """
     x = jnp.asarray(x)
-    return x.astype(wide_dtype(x, *companions))
+    return _as(x, wide_dtype(x, *companions))
 
 
 def accumulated(f: Callable[..., Any], *trees: PyTree, **options: Any) -> Any:
@@ -101,16 +102,36 @@ def accumulated(f: Callable[..., Any], *trees: PyTree, **options: Any) -> Any:
     Array(200., dtype=float32)
     """
     values = jax.tree.leaves(trees)
-    dtype, accumulation = inexact_dtype(*values), wide_dtype(*values)
-    widened = jax.tree.map(lambda a: jnp.asarray(a).astype(accumulation), trees)
-    results = f(*widened, **options)
-    return jax.tree.map(lambda y: _cast(y, dtype), results)
+    dtype = inexact_dtype(*values)
+    accumulation = _accumulation(dtype)
+    results = f(*jax.tree.map(lambda a: _as(a, accumulation), trees), **options)
+    return jax.tree.map(lambda y: _back(y, dtype), results)
 
 
-def _cast(y: ArrayLike, dtype: jnp.dtype) -> ArrayLike:
+def _as(x: ArrayLike, dtype: jnp.dtype) -> Array:
+    return x if isinstance(x, jax.Array) and x.dtype == dtype else jnp.asarray(x).astype(dtype)
+
+
+def _back(y: ArrayLike, dtype: jnp.dtype) -> ArrayLike:
     """y in `dtype`, or in its real counterpart where y is real; integers and booleans stay."""
     own = jnp.result_type(y)
-    if not jnp.issubdtype(own, jnp.inexact):
+    if own == dtype or not _has_fractions(own):
         return y
     real = jnp.issubdtype(own, jnp.floating) and jnp.issubdtype(dtype, jnp.complexfloating)
-    return jnp.asarray(y).astype(jnp.finfo(dtype).dtype if real else dtype)
+    return _as(y, jnp.finfo(dtype).dtype if real else dtype)
+
+
+# Asked of every array in every layer, and slow to ask of JAX.
+@cache
+def _has_fractions(dtype: jnp.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+@cache
+def _is_whole(dtype: jnp.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+
+
+@cache
+def _accumulation(dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
