@@ -101,7 +101,7 @@ def precision(confusion: Shaped[ArrayLike, "C C"]) -> Float[Array, "C"]:
     >>> precision(jnp.array([[3, 1], [2, 4]]))
     Array([0.6, 0.8], dtype=float32)
     """
-    confusion = jnp.asarray(confusion).astype(float)
+    confusion = _counts(confusion)
     return jnp.diagonal(confusion) / jnp.sum(confusion, axis=0)
 
 
@@ -114,7 +114,7 @@ def recall(confusion: Shaped[ArrayLike, "C C"]) -> Float[Array, "C"]:
     >>> recall(jnp.array([[3, 1], [2, 6]]))
     Array([0.75, 0.75], dtype=float32)
     """
-    confusion = jnp.asarray(confusion).astype(float)
+    confusion = _counts(confusion)
     return jnp.diagonal(confusion) / jnp.sum(confusion, axis=1)
 
 
@@ -126,7 +126,7 @@ def f1_score(confusion: Shaped[ArrayLike, "C C"]) -> Float[Array, "C"]:
     >>> f1_score(jnp.array([[3, 1], [1, 4]]))
     Array([0.75, 0.8 ], dtype=float32)
     """
-    confusion = jnp.asarray(confusion).astype(float)
+    confusion = _counts(confusion)
     marginals = jnp.sum(confusion, axis=0) + jnp.sum(confusion, axis=1)
     return 2.0 * jnp.diagonal(confusion) / marginals
 
@@ -214,6 +214,11 @@ def _unit(x: Array, axis: int | None) -> Array:
     largest = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
     exponent = jnp.frexp(jax.lax.stop_gradient(largest))[1]
     return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+
+
+def _counts(confusion: ArrayLike) -> Array:
+    require_real("confusion", confusion)
+    return jnp.asarray(confusion).astype(float)
 
 
 def _classes(metric: str, prediction: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
 from jaxnn.types import Array, ArrayLike, Schedule
 
 Rates: TypeAlias = Callable[[ArrayLike], Array]
@@ -202,6 +202,7 @@ def warmup(schedule: Schedule, steps: int, *, start: ArrayLike = 0.0) -> Rates:
 
 def _counted(step: ArrayLike) -> Array:
     """The step as it is, but not in bytes, which hold neither `steps` nor negative numbers."""
+    require_real("steps of a schedule", step)
     step = jnp.asarray(step)
     narrow = step.dtype == bool or jnp.issubdtype(step.dtype, jnp.integer)
     return step.astype(int) if narrow and step.dtype.itemsize < 4 else step
@@ -209,6 +210,7 @@ def _counted(step: ArrayLike) -> Array:
 
 def _floats(*values: ArrayLike) -> tuple[Array, ...]:
     """The values in JAX's default float dtype, so that strict promotion lets them meet."""
+    require_real("steps and rates of a schedule", *values)
     return tuple(jnp.asarray(value, float) for value in values)
 
 

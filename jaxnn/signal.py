@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from jaxnn.errors import require_between
+from jaxnn.errors import require_between, require_real
 from jaxnn.nn import Kernel, Layer
 from jaxnn.types import Array, ArrayLike
 
@@ -53,6 +53,7 @@ def correlation_map(
     >>> print(f"{c:.4f}")
     0.3183
     """
+    require_real("correlation_map(correlation, variance)", correlation, variance)
     c, q = jnp.broadcast_arrays(jnp.asarray(correlation, float), jnp.asarray(variance, float))
     after = activation.kernel(_pair(c * q, q))
     w2, b2 = _squared(weight_std), _squared(bias_std)
@@ -84,6 +85,7 @@ def fixed_point(
     remedy = "It is the relative change of the variance per layer."
     require_between("fixed_point(tolerance)", tolerance, 0.0, 1.0, low_open=True, remedy=remedy)
     w2, b2 = _squared(weight_std), _squared(bias_std)
+    require_real("fixed_point(start)", start)
     q0 = jnp.asarray(start, float)
 
     def after(q: Array) -> Array:
@@ -111,6 +113,7 @@ def correlation_depth(slope: ArrayLike) -> Float[Array, "..."]:
     >>> print(f"{correlation_depth(0.9):.3f}")
     9.491
     """
+    require_real("correlation_depth(slope)", slope)
     return -1.0 / jnp.log(jnp.asarray(slope, float))
 
 
@@ -148,6 +151,7 @@ def critical_weight_std(
 
 def _squared(std: ArrayLike) -> Array:
     """A variance in the default float, where the integer 300 of 16 bits has a square."""
+    require_real("weight_std and bias_std", std)
     return jnp.square(jnp.asarray(std, float))
 
 

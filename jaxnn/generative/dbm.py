@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn import tree
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_real
 from jaxnn.generative import greedy, iteration, partition
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.generative.units import bernoulli
@@ -389,6 +389,7 @@ def _alternate(layers: Layers, lowest: int, new: Any) -> Layers:
 
 
 def _require(params: Params, layers: Layers) -> None:
+    require_real("units and parameters of a Boltzmann machine", *layers, *params["W"])
     shapes = [jnp.shape(x) for x in layers]
     sizes = [b.shape for b in params["b"]]
     if [shape[-1:] for shape in shapes] != sizes or len({shape[:-1] for shape in shapes}) != 1:
@@ -401,6 +402,7 @@ def _require(params: Params, layers: Layers) -> None:
 
 
 def _require_visible(params: Params, v: Array) -> None:
+    require_real("units and parameters of a Boltzmann machine", v, *params["W"])
     if v.shape[-1:] != params["b"][0].shape:
         raise invalid(
             "visible units of a deep Boltzmann machine",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.nn import softplus
 from jaxtyping import Float, Shaped
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
 from jaxnn.generative import iteration
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.jaxprs import compiled
@@ -43,6 +43,7 @@ def discriminator_loss(
     >>> discriminator_loss(jnp.zeros(3), jnp.zeros(2))
     Array(1.3862944, dtype=float32)
     """
+    require_real("discriminator_loss(logits)", real_logits, fake_logits)
     loss = lambda real, fake: jnp.mean(softplus(-real)) + jnp.mean(softplus(fake))
     return accumulated(loss, real_logits, fake_logits)
 
@@ -74,6 +75,7 @@ def generator_loss(
             expected="'original' or 'non_saturating'",
             remedy="The second one learns also where the discriminator wins.",
         )
+    require_real("generator_loss(fake_logits)", fake_logits)
     if kind == "original":
         return accumulated(lambda fake: -jnp.mean(softplus(fake)), fake_logits)
     return accumulated(lambda fake: jnp.mean(softplus(-fake)), fake_logits)
@@ -90,6 +92,7 @@ def r1_penalty(discriminator: Apply, params: Params, x: Shaped[Array, "N *d"]) -
     >>> r1_penalty(lambda w, x: x @ w, jnp.array([3.0, 4.0]), jnp.zeros((5, 2)))
     Array(12.5, dtype=float32)
     """
+    require_real("r1_penalty(x)", x)
     x = inexact(x, *jax.tree.leaves(params))
     slopes = jax.grad(lambda x: jnp.sum(logits(discriminator, params, x)))(x)
     return accumulated(lambda slopes: 0.5 * jnp.sum(jnp.square(slopes)) / len(x), slopes)
@@ -135,6 +138,7 @@ def jensen_shannon_divergence(p: Shaped[Array, "K"], q: Shaped[Array, "K"]) -> F
     >>> jensen_shannon_divergence(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
     Array(0.6931472, dtype=float32)
     """
+    require_real("jensen_shannon_divergence(p, q)", p, q)
     entropy = lambda r: jnp.sum(jax.scipy.special.entr(r))
     return accumulated(lambda p, q: entropy(0.5 * (p + q)) - 0.5 * (entropy(p) + entropy(q)), p, q)
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from jaxnn import tree
 from jaxnn.errors import invalid, takes_keywords
 from jaxnn.minibatches import (
+    examples_at,
     order_at,
     require_at_least_one,
     require_batch_size,
@@ -88,7 +89,7 @@ def run(
         params, state, order, diverged = carry
         batch = x
         if batch_size is not None:
-            batch = x[rows_at(order, state.step, batch_size)]
+            batch = examples_at(x, rows_at(order, state.step, batch_size))
         key = jax.random.fold_in(step_key, state.step)
         moved, following, info = step(params, state, batch, key)
         following = following._replace(key=state.key, step=state.step + 1)

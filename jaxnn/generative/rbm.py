@@ -17,7 +17,7 @@ from jax.scipy.special import logit
 from jaxtyping import Float, Shaped
 
 from jaxnn import tree
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
 from jaxnn.generative import iteration
 from jaxnn.generative.iteration import Fit, State
 from jaxnn.generative.units import bernoulli
@@ -55,6 +55,7 @@ def init(
     require_between("rbm.init(weight_std)", weight_std, 0.0, math.inf, remedy="It is a scale.")
     b = jnp.zeros(visible)
     if mean is not None:
+        require_real("rbm.init(mean)", mean)
         b = accumulated(lambda mean: logit(jnp.clip(mean, 0.01, 0.99)), mean)
     return {
         "W": weight_std * jax.random.normal(key, (visible, hidden), b.dtype),
@@ -130,6 +131,7 @@ def hidden_logits(params: Params, v: Shaped[Array, "*N visible"]) -> Float[Array
     Array([[0., 0.]], dtype=float32)
     """
     W = params["W"]
+    require_real("units and parameters of a Boltzmann machine", v, W)
     if jnp.ndim(v) < 1 or v.shape[-1] != W.shape[0]:
         raise invalid(
             "units of a Boltzmann machine",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from jaxnn.errors import invalid
+from jaxnn.errors import invalid, require_real
 from jaxnn.precision import inexact_dtype, wide
 from jaxnn.types import Array, ArrayLike, Key
 
@@ -18,6 +18,7 @@ def bernoulli(key: Key, logits: Shaped[Array, "..."]) -> Float[Array, "..."]:
     >>> bernoulli(jax.random.key(0), jnp.array([-100.0, 100.0]))
     Array([0., 1.], dtype=float32)
     """
+    require_real("bernoulli(logits)", logits)
     # Drawn in at least float32: uniform numbers of half precision are multiples of 1/256.
     return jax.random.bernoulli(key, jax.nn.sigmoid(wide(logits))).astype(inexact_dtype(logits))
 

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import invalid, require_between, require_real
 from jaxnn.nn import limit
 from jaxnn.nn.initializers import Initializer, normal
 from jaxnn.nn.layers import Layer, Sequences, dense, require_count, require_in_shape, stateless
@@ -181,6 +181,7 @@ def self_attention(
             project(params[name], values).reshape(n, times, heads, -1)
             for name in ("query", "key", "value")
         )
+        require_real("self_attention.apply: x", query, keys)  # shares are ordered
         size = query.shape[-1]
         logits = jnp.einsum("nthk,nshk->nhts", wide(query), wide(keys))
         logits = logits / (size if scaling == "linear" else math.sqrt(size))

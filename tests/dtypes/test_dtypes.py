@@ -22,6 +22,8 @@ from calls_of_theory import CALLS as THEORY
 from programs import fingerprint, halves_accumulated
 from public_names import public_functions
 
+from jaxnn import nn
+
 CALLS: dict[str, Call] = NETWORKS | THEORY
 
 WITHOUT_DATA = {
@@ -169,6 +171,34 @@ def test_bytes(name):
 @pytest.mark.parametrize("name", CALLS)
 def test_integers(name, kind):
     check_integers(name, kind)
+
+
+COMPLEX = (
+    *("nn.max_pool", "nn.global_max_pool", "nn.batch_norm", "nn.layer_norm", "nn.self_attention"),
+    *("nn.relu", "nn.softmax", "nn.gelu", "nn.sign", "nn.threshold", "nn.piecewise_linear"),
+    *("nn.activations.leaky_relu", "nn.activations.elu", "nn.activations.rectified_monomial"),
+    *("losses.half_squared_error", "losses.softmax_cross_entropy", "metrics.roc_auc"),
+    *("metrics.r_squared", "metrics.top_k_accuracy", "metrics.recall", "data.rotated", "data.warp"),
+    *("data.displace", "data.standardize", "generative.rbm.energy", "generative.rbm.free_energy"),
+    *("generative.rbm.init", "generative.rbm.gibbs", "generative.dbm.mean_field"),
+    *("generative.dbm.log_likelihood", "generative.dbm.statistics", "generative.dbn.log_joint"),
+    "generative.units.bernoulli",
+    *("generative.gan.discriminator_loss", "generative.gan.optimal_value"),
+    *("signal.correlation_map", "signal.correlation_depth", "schedules.linear_decay"),
+)
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_numbers_are_refused_where_an_order_is_needed(name):
+    call = CALLS[name]
+    with pytest.raises(ValueError, match=r"got dtype complex64, expected real numbers"):
+        call.f(*drawn(call.args, "complex64"))
+
+
+def test_complex_numbers_have_an_absolute_value():
+    for z, slope in ((3.0 + 4.0j, 0.6 - 0.8j), (0j, 0j)):
+        value, gradient = jax.value_and_grad(nn.activations.abs)(jnp.complex64(z))
+        np.testing.assert_allclose([value, gradient], [abs(z), slope], rtol=1e-6)
 
 
 def check_sums(name: str):

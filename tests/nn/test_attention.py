@@ -123,3 +123,14 @@ def test_refusals():
         (nn.positional_encoding(), "positional_encoding"),
     ]:
         assert message_of(lambda n=layer: n.kernel(kernel)).startswith(f"{name}.kernel: got")
+
+
+@pytest.mark.parametrize("kind", [jnp.uint8, jnp.int32, jnp.uint32, jnp.int64, jnp.uint64])
+def test_tokens_beyond_any_vocabulary_are_no_numbers(kind, float64):
+    layer = nn.embedding(5, 2)
+    params, _ = layer.init(jax.random.key(0), ())
+    largest = jnp.iinfo(kind).max
+    wrapped = 2**32 + 1 if largest > 2**32 else 5  # to 1, as an integer of 32 bits
+    y = layer.apply(params, jnp.array([1, 4, 5, largest, wrapped], kind))
+    np.testing.assert_array_equal(y[:2], params["W"][jnp.array([1, 4])])
+    assert jnp.all(jnp.isnan(y[2:]))

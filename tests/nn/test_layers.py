@@ -318,3 +318,11 @@ def test_prelu_learns_its_slope(dtype):
     )
     close(by_slope["slope"], np.sum((weight * x)[x < 0], dtype=float), dtype)
     close(by_x, weight * np.where(x > 0, 1.0, 0.3), dtype)
+
+
+def test_lengths_of_bytes_count_more_than_255_times():
+    values = jnp.ones((2, 300, 1))
+    for kind in (jnp.uint8, jnp.int8, jnp.int32):
+        mask = nn.Sequences(values, jnp.array([3, 100], kind)).mask()
+        np.testing.assert_array_equal(np.sum(mask, axis=1), [3, 100])
+        np.testing.assert_array_equal(mask[:, :3], True)
