@@ -123,6 +123,8 @@ def trained_parameters(f: Apply, params: Params, x: Array, coefficients: Array) 
     `coefficients` are those of a `Trained` whose kernel is that of f at `params` on all of x, in
     the shape of f(params, x).
 
+    Errors: coefficients of another shape.
+
     Source: Lee et al. (2019), equation 7.
 
     >>> f = lambda w, x: x @ w
@@ -130,7 +132,16 @@ def trained_parameters(f: Apply, params: Params, x: Array, coefficients: Array) 
     Array([-1.,  1.], dtype=float32)
     """
     jacobian = linalg.jacobian(lambda p: f(p, x), params)
-    return tree.sub(params, jacobian.T @ coefficients)
+    shapes = [jax.tree.map(jnp.shape, a) for a in (coefficients, jacobian.codomain)]
+    if shapes[0] != shapes[1]:
+        raise invalid(
+            "trained_parameters(coefficients)",
+            got=f"shape {shapes[0]}",
+            expected=f"that of f(params, x), {shapes[1]}",
+            remedy="Pass Trained.coefficients for the kernel of all of x.",
+        )
+    vector = jax.tree.map(lambda c, s: c.astype(s.dtype), coefficients, jacobian.codomain)
+    return tree.sub(params, jacobian.T @ vector)
 
 
 def checked_time(caller: str, t: ArrayLike) -> Array:

@@ -93,12 +93,14 @@ def solve_iteratively(
 
 
 def pivoted_cholesky(
-    column: Callable[[Array], Float[Array, "N"]], diagonal: Float[Array, "N"], rank: int
+    column: Callable[[Array], Shaped[Array, "N"]], diagonal: Shaped[Array, "N"], rank: int
 ) -> Float[Array, "N R"]:
     """L with K ≈ LLᵀ from `rank` columns of K: each takes the largest entry of the diagonal left.
 
     `column`(i) is that of K. The difference K - LLᵀ is positive semidefinite; columns beyond the
     numerical rank are 0.
+
+    Errors: a rank below 1, complex kernels.
 
     Source: Harbrecht, Peters & Schneider (2012), algorithm 1.
 
@@ -108,19 +110,21 @@ def pivoted_cholesky(
            [1., 0.],
            [1., 0.]], dtype=float32)
     """
+    _require_count("pivoted_cholesky(rank)", rank)
+    (diagonal,), dtype = real_arrays("pivoted_cholesky", diagonal=diagonal)
     floor = 10 * jnp.finfo(diagonal.dtype).eps * jnp.max(diagonal)
 
     def step(m: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         factor, left = state
         pivot = jnp.argmax(left)
         size = left[pivot]
-        new = column(pivot) - factor @ factor[pivot]
+        new = column(pivot).astype(left.dtype) - dot(factor, factor[pivot])
         new = jnp.where(size > floor, new / jnp.sqrt(jnp.maximum(size, floor)), 0.0)
         left = jnp.maximum(left - new**2, 0.0).at[pivot].set(0.0)
         return factor.at[:, m].set(new), left
 
     start = jnp.zeros((len(diagonal), rank), diagonal.dtype), diagonal
-    return lax.fori_loop(0, rank, step, start)[0]
+    return lax.fori_loop(0, rank, step, start)[0].astype(dtype)
 
 
 def _require_sizes(noise: ArrayLike, diag_reg: ArrayLike, rank: int, batch_size: int) -> None:
@@ -135,7 +139,11 @@ def _require_sizes(noise: ArrayLike, diag_reg: ArrayLike, rank: int, batch_size:
             got = f"shape {jnp.shape(value)}"
             raise invalid(argument, got=got, expected="a number, shape ()", remedy=remedy)
         require_between(argument, value, 0.0, float("inf"), low_open=low_open, remedy=remedy)
-    for name, count in (("rank", rank), ("batch_size", batch_size)):
-        if concrete(count) is None or count < 1:
-            argument, remedy = f"solve_iteratively({name})", "It is a number of columns or rows."
-            raise invalid(argument, got=count, expected="an integer ≥ 1", remedy=remedy)
+    _require_count("solve_iteratively(rank)", rank)
+    _require_count("solve_iteratively(batch_size)", batch_size)
+
+
+def _require_count(argument: str, count: int) -> None:
+    if concrete(count) is None or count < 1:
+        remedy = "It is a number of columns or rows."
+        raise invalid(argument, got=count, expected="an integer ≥ 1", remedy=remedy)

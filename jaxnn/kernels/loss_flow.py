@@ -76,6 +76,11 @@ def gradient_flow_of_loss(
     (Array([0, 1], dtype=int32), Array([0], dtype=int32))
     """
     infinity = float("inf")
+    if jnp.shape(t) != ():
+        got, remedy = f"shape {jnp.shape(t)}", "Use jax.vmap for several times."
+        raise invalid(
+            "gradient_flow_of_loss(t)", got=got, expected="a number, shape ()", remedy=remedy
+        )
     remedy = "Training starts at t = 0, and need not have a limit."
     require_between("gradient_flow_of_loss(t)", t, 0.0, infinity, remedy=remedy)
     if friction is not None:

@@ -172,7 +172,7 @@ def _require_times(start: ArrayLike, end: ArrayLike, dtype: jnp.dtype) -> None:
         if jnp.shape(value) != () or (number is not None and not np.isfinite(number)):
             raise invalid(
                 f"integrate({name})",
-                got=value,
+                got=number if jnp.shape(value) == () else f"shape {jnp.shape(value)}",
                 expected="a finite number, shape ()",
                 remedy="Use jax.vmap for several times, a large one for a limit.",
             )

@@ -68,7 +68,7 @@ KERNELS = {
     ),
     "kernels.gradient_flow_of_loss": Call(
         lambda k, y, o: kernels.gradient_flow_of_loss(
-            k, losses.half_squared_error, y, jnp.array([0, 1]), outputs=o
+            k, losses.half_squared_error, y, 1, outputs=o
         )[0],
         (K, small(4, 1), floats(4, 1)),
         **NO_HALF,
@@ -118,9 +118,7 @@ KERNELS = {
     "kernels.relative_change": Call(kernels.relative_change, (data(3, 4, 4),), **HALF),
     "kernels.solve": Call(lambda k, b: kernels.solve(k, b, noise=1), (K, Y), **NO_HALF),
     "kernels.solve_iteratively": Call(
-        lambda x, b: kernels.solve_iteratively(
-            lambda a, b: jnp.exp(-jnp.sum((a[:, None] - b[None]) ** 2, -1)), x, b, noise=1.0
-        )[0],
+        lambda x, b: kernels.solve_iteratively(lambda a, b: dots(a, b).nngp, x, b, noise=1.0)[0],
         (X, Y),
         **NO_HALF,
     ),

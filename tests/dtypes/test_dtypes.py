@@ -76,11 +76,7 @@ WITHOUT_DATA = {
     **dict.fromkeys(("tree.require_differentiable", "tree.size"), "about dtypes, shapes"),
 }
 
-AWAITED = (
-    *("kernels.alignment", "kernels.centered_alignment", "kernels.effective_rank"),
-    *("kernels.gradient_flow_of_loss", "kernels.infinite", "kernels.pivoted_cholesky"),
-    *("kernels.relative_change", "kernels.solve_iteratively", "kernels.trained_parameters"),
-)
+AWAITED = ("kernels.infinite",)
 QUICK_HALVES = (
     *("nn.avg_pool", "nn.layer_norm", "nn.positional_encoding", "tree.norm"),
     *("metrics.root_mean_squared_error", "generative.rbm.free_energy"),
