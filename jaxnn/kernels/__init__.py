@@ -21,6 +21,7 @@ from jaxnn.kernels.iterative import pivoted_cholesky, solve_iteratively
 from jaxnn.kernels.loss_flow import FlowOfLoss, gradient_flow_of_loss
 from jaxnn.kernels.modes import Modes, eigenmodes, max_learning_rate
 from jaxnn.kernels.ode import Solved, integrate
+from jaxnn.kernels.output_axes import OutputAxes
 from jaxnn.kernels.planning import Plan
 from jaxnn.kernels.regression import (
     Posterior,
@@ -36,6 +37,7 @@ __all__ = [
     "FlowOfLoss",
     "Modes",
     "MonteCarlo",
+    "OutputAxes",
     "Plan",
     "Posterior",
     "Solution",

@@ -17,10 +17,10 @@ from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.jaxprs import fresh, has_forward_mode
 from jaxnn.kernels import contractions
-from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice
 from jaxnn.kernels.examples import batched, num_examples, only
 from jaxnn.kernels.mesh_axes import manual_axes, over
+from jaxnn.kernels.output_axes import Layout
 from jaxnn.kernels.structure import Factors, Structure, factors, parts
 from jaxnn.precision import common, wide, wide_dtype
 from jaxnn.types import Apply, Array, Params, PyTree
@@ -164,7 +164,7 @@ def require_same_outputs(y1: PyTree, y2: PyTree) -> None:
 
 
 def factored(
-    task: Problem, structure: Structure, choices: Sequence[Choice], outputs: Outputs
+    task: Problem, structure: Structure, choices: Sequence[Choice], outputs: Layout
 ) -> Method:
     """Contract the factors of the gradients, term by term, each in the way chosen for it."""
 
@@ -193,7 +193,7 @@ def factored(
             left = a if weight is None else _weighted(a, weight, task.leaves[leaf])
             _accumulate(block, task.labels[leaf], contractions.inner(left, b, outputs))
         zero = _zero(task, count1.shape[0], count2.shape[0], outputs)
-        divisor = task.num_outputs if outputs == "mean" else 1
+        divisor = outputs.averaged or 1
         return {
             label: (block.get(label, zero) / divisor).astype(zero.dtype) for label in task.groups
         }
@@ -207,7 +207,7 @@ def is_empty(task: Problem, x1: PyTree, x2: PyTree | None) -> bool:
     return not (task.leaves and task.num_outputs and all(num_examples("x", x) for x in batches))
 
 
-def nothing(task: Problem, outputs: Outputs) -> Method:
+def nothing(task: Problem, outputs: Layout) -> Method:
     """The kernel without parameters, outputs or examples: zeros, or an empty array."""
 
     def meet(count1: Array, count2: Array, same: bool) -> Block:
@@ -217,12 +217,10 @@ def nothing(task: Problem, outputs: Outputs) -> Method:
     return Method(lambda x: jnp.zeros((num_examples("x", x), 0)), meet)
 
 
-def _zero(task: Problem, n1: int, n2: int, outputs: Outputs) -> Array:
-    o = task.num_outputs
-    kept = {"mean": (), "diagonal": (o,), "full": (o, o)}[outputs]
+def _zero(task: Problem, n1: int, n2: int, outputs: Layout) -> Array:
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(task.outputs)))
-    return jnp.zeros((n1, n2, *kept), dtype)
+    return jnp.zeros((n1, n2, *outputs.kept), dtype)
 
 
 def pushed(
@@ -256,7 +254,7 @@ def _derivative(
     return jax.linear_transpose(pull_back, y)(tuple(direction))[0]
 
 
-def vector_products(task: Problem, outputs: Outputs, *, forward: bool = True) -> Method:
+def vector_products(task: Problem, outputs: Layout, *, forward: bool = True) -> Method:
     """Form the gradients of one example of the second batch, and push them through the first."""
 
     def meet(first: PyTree, second: PyTree, same: bool) -> Block:
@@ -298,17 +296,15 @@ def _only(task: Problem, gradients: tuple[Array, ...], label: Hashable) -> tuple
     return tuple(g if its == label else jnp.zeros_like(g) for g, its in pairs)
 
 
-def _reduced(block: Array, outputs: Outputs, dtype: jnp.dtype) -> Array:
+def _reduced(block: Array, outputs: Layout, dtype: jnp.dtype) -> Array:
     """(..., O, O) -> what is asked for of the last two axes."""
-    if outputs == "full":
-        return block.astype(dtype)
-    diagonal = jnp.diagonal(block, axis1=-2, axis2=-1)
-    kept = wide(diagonal).mean(axis=-1) if outputs == "mean" else diagonal
-    return kept.astype(dtype)
+    a, b, out = outputs.letters
+    by_axes = wide(block.reshape(*block.shape[:-2], *outputs.sizes, *outputs.sizes))
+    return (jnp.einsum(f"...{a}{b}->...{out}", by_axes) / (outputs.averaged or 1)).astype(dtype)
 
 
 def of_coupled(
-    f: Apply, params: Params, task: Problem, x1: PyTree, x2: PyTree, outputs: Outputs
+    f: Apply, params: Params, task: Problem, x1: PyTree, x2: PyTree, outputs: Layout
 ) -> Block:
     """The whole kernel of a function that couples examples: a pull back and a push per output.
 

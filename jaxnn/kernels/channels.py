@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.kernels.contractions import Outputs, Part, Parts, inner, mirrored
+from jaxnn.kernels.contractions import Part, Parts, inner, mirrored
 from jaxnn.kernels.coupling import coupling
 from jaxnn.kernels.mesh_axes import shaped
+from jaxnn.kernels.output_axes import Layout
 from jaxnn.kernels.program import Program
 from jaxnn.precision import wide
 from jaxnn.types import Array, Shape
@@ -53,7 +54,7 @@ class ChannelFactors(NamedTuple):
     slope: Array
     squared: Array
 
-    def inner(self, other: "ChannelFactors", outputs: Outputs) -> Array:
+    def inner(self, other: "ChannelFactors", outputs: Layout) -> Array:
         """What the channel adds to the inner product of two gradients."""
         if other is self:
             half = inner(self.slope, self.along + self.squared / 2, outputs)

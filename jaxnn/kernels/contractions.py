@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxnn.kernels.output_axes import Layout
 from jaxnn.types import Array
 
 Contraction: TypeAlias = Literal["gram", "explicit", "one-sided"]
-Outputs: TypeAlias = Literal["mean", "full", "diagonal"]
 
 
 class Part(NamedTuple):
@@ -40,12 +40,11 @@ Parts: TypeAlias = tuple[Part, ...]
 
 
 def contract(
-    first: Parts, second: Parts, shape: tuple[int, int, int], outputs: Outputs, how: Contraction
+    first: Parts, second: Parts, shape: tuple[int, int, int], outputs: Layout, how: Contraction
 ) -> Array:
-    """The block (N1, N2, *outputs) of one parameter; `shape` is (B, C, K).
+    """The block (N1, N2, *outputs.kept) of one parameter; `shape` is (B, C, K).
 
-    outputs: "full" -> (N1, N2, O, O); "diagonal" -> (N1, N2, O); "mean" -> (N1, N2), a sum over
-    the outputs that the caller divides by O.
+    Averaged outputs are summed over: the caller divides by their number.
     """
     if how == "gram":
         return reduce(jnp.add, [_gram(a, b, outputs) for a in first for b in second])
@@ -57,17 +56,17 @@ def contract(
 
 
 def inner(
-    left: Float[Array, "N1 O ..."], right: Float[Array, "N2 O ..."], outputs: Outputs
+    left: Float[Array, "N1 O ..."], right: Float[Array, "N2 O ..."], outputs: Layout
 ) -> Array:
     """The block of explicit gradients: their inner products over all but the leading two axes.
 
-    >>> inner(jnp.ones((2, 3, 4)), jnp.ones((5, 3, 4)), "full").shape
+    >>> inner(jnp.ones((2, 3, 4)), jnp.ones((5, 3, 4)), Layout(full=3)).shape
     (2, 5, 3, 3)
     """
-    if outputs == "mean":  # one product of matrices; XLA copies for a sum over several axes
+    a, b, out = outputs.letters
+    if a == b == "u":  # one product of matrices; XLA copies for a sum over several axes
         return left.reshape(left.shape[0], -1) @ right.reshape(right.shape[0], -1).T
-    left, right = (g.reshape(*g.shape[:2], -1) for g in (left, right))
-    a, b, out = _letters(outputs)
+    left, right = (outputs.split(g.reshape(*g.shape[:2], -1), 1) for g in (left, right))
     return jnp.einsum(f"n{a}x,m{b}x->nm{out}", left, right)
 
 
@@ -78,7 +77,7 @@ def mirrored(block: Array) -> Array:
     (5, 2, 4, 3)
     """
     swapped = jnp.swapaxes(block, 0, 1)
-    return jnp.swapaxes(swapped, 2, 3) if block.ndim == 4 else swapped
+    return jnp.swapaxes(swapped, -2, -1) if block.ndim >= 4 else swapped
 
 
 def gradient(parts: Parts, shape: tuple[int, int, int]) -> Float[Array, "N O B K C"]:
@@ -108,24 +107,25 @@ def _scattered(part: Part, shape: tuple[int, int, int]) -> Array:
     return jnp.swapaxes(jax.vmap(over_blocks)(absent, part.column), 3, 4)
 
 
-def _gram(first: Part, second: Part, outputs: Outputs) -> Array:
-    a, b, out = _letters(outputs)
+def _gram(first: Part, second: Part, outputs: Layout) -> Array:
+    a, b, out = outputs.letters
+    column1, column2 = (outputs.split(part.column, 1) for part in (first, second))
     if first.transposed == second.transposed:
         rows = _row_products(first, second)
         if first.column.shape[2:4] == second.column.shape[2:4] == (1, 1):
             # Without the axes of size 1, XLA multiplies the factors as they lie in memory.
             columns = inner(first.column, second.column, outputs)
             return jnp.einsum(f"nm,nm{out}->nm{out}", rows[:, :, 0, 0, 0], columns)
-        columns = jnp.einsum(f"n{a}btk,m{b}bsk->nm{out}bts", first.column, second.column)
+        columns = jnp.einsum(f"n{a}btk,m{b}bsk->nm{out}bts", column1, column2)
         return _sum_of_products(rows, columns, "nmbts", f"nm{out}bts", out)
     if first.transposed:
         second_row = _dense_row(second, first.column.dtype, first.column.shape[-1])
-        left = jnp.einsum(f"n{a}btc,mbsc->nm{a}bts", first.column, second_row)
-        right = jnp.einsum(f"nbtk,m{b}bsk->nm{b}bts", first.row, second.column)
+        left = jnp.einsum(f"n{a}btc,mbsc->nm{a}bts", column1, second_row)
+        right = jnp.einsum(f"nbtk,m{b}bsk->nm{b}bts", first.row, column2)
     else:
         first_row = _dense_row(first, first.column.dtype, second.column.shape[-1])
-        left = jnp.einsum(f"nbtc,m{b}bsc->nm{b}bts", first_row, second.column)
-        right = jnp.einsum(f"n{a}btk,mbsk->nm{a}bts", first.column, second.row)
+        left = jnp.einsum(f"nbtc,m{b}bsc->nm{b}bts", first_row, column2)
+        right = jnp.einsum(f"n{a}btk,mbsk->nm{a}bts", column1, second.row)
         a, b = b, a
     return _sum_of_products(left, right, f"nm{a}bts", f"nm{b}bts", out)
 
@@ -164,8 +164,8 @@ def _dense_row(part: Part, dtype: jnp.dtype, rows: int) -> Array:
     return jax.nn.one_hot(part.row, rows, dtype=dtype) if part.looks_up else part.row
 
 
-def _one_sided(part: Part, right: Array, outputs: Outputs) -> Array:
-    a, b, out = _letters(outputs)
+def _one_sided(part: Part, right: Array, outputs: Layout) -> Array:
+    a, b, out = outputs.letters
     if part.looks_up:
         rows = jnp.maximum(part.row, 0)
 
@@ -179,9 +179,5 @@ def _one_sided(part: Part, right: Array, outputs: Outputs) -> Array:
         applied = jnp.einsum("nbtk,mpbkc->nmpbtc", part.row, right)
     else:
         applied = jnp.einsum("nbtc,mpbkc->nmpbtk", part.row, right)
-    return jnp.einsum(f"n{a}btk,nm{b}btk->nm{out}", part.column, applied)
-
-
-def _letters(outputs: Outputs) -> tuple[str, str, str]:
-    """Names of the output axis in the first and the second argument, and in the result."""
-    return {"full": ("o", "p", "op"), "diagonal": ("o", "o", "o"), "mean": ("o", "o", "")}[outputs]
+    column, applied = outputs.split(part.column, 1), outputs.split(applied, 2)
+    return jnp.einsum(f"n{a}btk,nm{b}btk->nm{out}", column, applied)

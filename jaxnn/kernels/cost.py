@@ -3,7 +3,8 @@
 import math
 from typing import NamedTuple
 
-from jaxnn.kernels.contractions import Contraction, Outputs
+from jaxnn.kernels.contractions import Contraction
+from jaxnn.kernels.output_axes import Layout
 
 FLOPS_PER_BYTE = 20.0
 """Matrix-product flops in the time that one byte of an intermediate takes to write and read.
@@ -54,8 +55,7 @@ def contraction_costs(
     shape: GradientShape,
     n1: int,
     n2: int,
-    num_outputs: int,
-    outputs: Outputs,
+    outputs: Layout,
     *,
     symmetric: bool,
     itemsize: int,
@@ -63,14 +63,13 @@ def contraction_costs(
     """The cost of the block of n1 × n2 examples in each contraction.
 
     >>> dense = GradientShape(1, 784, 1024, (PartShape(1, False, False),))
-    >>> costs = contraction_costs(dense, 64, 64, 10, "full", symmetric=True, itemsize=4)
+    >>> costs = contraction_costs(dense, 64, 64, Layout(full=10), symmetric=True, itemsize=4)
     >>> costs["gram"].flops < costs["explicit"].flops / 100
     True
     """
-    b, c, k, o = shape.blocks, shape.rows, shape.columns, num_outputs
+    b, c, k, o = shape.blocks, shape.rows, shape.columns, math.prod(outputs.sizes)
     pairs = n1 * n2
-    products = o * o if outputs == "full" else o
-    kept = {"full": o * o, "diagonal": o, "mean": 1}[outputs]
+    products, kept = outputs.products, math.prod(outputs.kept)
     formed = n2 if symmetric else n1 + n2
     matrix = b * c * k
 

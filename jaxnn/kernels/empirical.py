@@ -14,12 +14,12 @@ from jaxnn import linalg, tree
 from jaxnn.errors import invalid
 from jaxnn.jaxprs import Snapshot, snapshot
 from jaxnn.kernels import blocks
-from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.coupling import Reading, read, require_independent
 from jaxnn.kernels.examples import abstract, alike, explained, num_examples, require_function
 from jaxnn.kernels.mesh_axes import manual_axes, over, with_automatic_axes
+from jaxnn.kernels.output_axes import Layout, OutputAxes, Outputs, arrangement, layout
 from jaxnn.kernels.planning import Plan, planned
-from jaxnn.kernels.tiles import tiled
+from jaxnn.kernels.tiles import in_pairs, tiled
 from jaxnn.precision import accumulated
 from jaxnn.types import Apply, Array, Params, PyTree
 
@@ -93,11 +93,12 @@ def ntk(
     x1: PyTree[Shaped[Array, "N1 ..."]],
     x2: PyTree[Shaped[Array, "N2 ..."]] | None = None,
     *,
-    outputs: Outputs = "mean",
+    outputs: Outputs | OutputAxes = "mean",
     method: Method = "auto",
     groups: Callable[[str], Hashable] | None = None,
     metric: PyTree | None = None,
     coupled: bool = False,
+    paired: bool = False,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> Any:
     """The empirical neural tangent kernel Θ = J(x₁) M J(x₂)ᵀ of f at `params`; default: M = 1.
@@ -110,7 +111,9 @@ def ntk(
 
     outputs    "mean" is (1/O) Σ_a Θ_aa over all O outputs, shape (N1, N2); "diagonal" is Θ_aa,
                (N1, N2, *out); "full" is Θ_ab, (N1, N2, *out, *out). Where f returns a pytree,
-               "diagonal" is such a pytree, and "full" one of those at every leaf
+               "diagonal" is such a pytree, and "full" one of those at every leaf.
+               `OutputAxes(mean=axes, diagonal=axes)` decides for each axis of the outputs: channels
+               averaged and pairs of positions kept, without the cost of all pairs of outputs
     method     "structured" finds where parameters multiply data, and contracts the factors of the
                gradients in the cheapest way for each parameter (`kernels.plan` shows which);
                "jacobian" forms the gradients of all examples and contracts them;
@@ -122,6 +125,8 @@ def ntk(
                (learning rates by layer or by entry)
     coupled    True allows f to couple the examples of a batch, at the price of a batched pass per
                output
+    paired     True compares row i of x1 with row i of x2 alone: the result is (N, ...) instead of
+               (N1, N2, ...), for x2=None the kernel of every example with itself
     max_bytes  bound on the memory for intermediates (not for the result): batches are tiled
 
     The result has the dtype of f's outputs. Gradients of half precision are multiplied and summed
@@ -142,22 +147,24 @@ def ntk(
     Array([[5., 2.],
            [2., 1.]], dtype=float32)
     """
-    _require_choice("outputs", outputs, Outputs)
+    if not isinstance(outputs, OutputAxes):
+        _require_choice("outputs", outputs, Outputs)
     _require_choice("method", method, Method)
     require_function("f", f)
     tree.require_differentiable("params", params)
     blocks.require_groups(groups)
-    num_examples("x1", x1)
-    compute = partial(_ntk, f, outputs, method, groups, coupled, max_bytes)
+    _require_pairs(x1, x2, outputs, coupled=coupled, paired=paired)
+    compute = partial(_ntk, f, outputs, method, groups, coupled, paired, max_bytes)
     return with_automatic_axes(compute, params, x1, x2, metric, rows=x1)
 
 
 def _ntk(
     f: Apply,
-    outputs: Outputs,
+    outputs: Outputs | OutputAxes,
     method: Method,
     groups: Callable[[str], Hashable] | None,
     coupled: bool,
+    paired: bool,
     max_bytes: int,
     params: Params,
     x1: PyTree,
@@ -171,7 +178,9 @@ def _ntk(
     if x2 is not None and (coupled or not alike(x1, x2)):
         f = snapshot(f, params, x2)
     labels = None if groups is None else task.labels
-    kernels = _compiled(f, params, x1, x2, metric, outputs, method, labels, coupled, max_bytes)
+    kernels = _compiled(
+        f, params, x1, x2, metric, outputs, method, labels, coupled, paired, max_bytes
+    )
     split = {label: _split(kernel, task.outputs, outputs) for label, kernel in kernels.items()}
     return split[None] if groups is None else {label: split[label] for label in task.groups}
 
@@ -240,7 +249,7 @@ def plan(
     x1: PyTree,
     x2: PyTree | None = None,
     *,
-    outputs: Outputs = "mean",
+    outputs: Outputs | OutputAxes = "mean",
     method: Method = "auto",
     groups: Callable[[str], Hashable] | None = None,
     metric: PyTree | None = None,
@@ -260,7 +269,8 @@ def plan(
     require_function("f", f)
     with explained(f):
         task = blocks.problem(f, params, x1, metric, groups)
-    return planned(task, x1, x2, outputs, method, max_bytes)[1]
+    task, form = _arranged(task, outputs)
+    return planned(task, x1, x2, form, method, max_bytes)[1]
 
 
 def ntk_operator(
@@ -284,31 +294,67 @@ def ntk_operator(
     return first @ second.T
 
 
-@partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9))
+@partial(jax.jit, static_argnums=(0, 5, 6, 7, 8, 9, 10))
 def _compiled(
     f: Snapshot,
     params: Params,
     x1: PyTree,
     x2: PyTree | None,
     metric: PyTree | None,
-    outputs: Outputs,
+    outputs: Outputs | OutputAxes,
     method: str,
     labels: tuple[Hashable, ...] | None,
     coupled: bool,
+    paired: bool,
     max_bytes: int,
 ) -> blocks.Block:
-    task = blocks.problem(f, params, x1, metric)
+    task, form = _arranged(blocks.problem(f, params, x1, metric), outputs)
     task = task if labels is None else task._replace(labels=labels)
     if coupled and not blocks.is_empty(task, x1, x2):
-        return blocks.of_coupled(f, params, task, x1, x1 if x2 is None else x2, outputs)
-    way, how = planned(task, x1, x2, outputs, method, max_bytes)
+        return blocks.of_coupled(f, params, task, x1, x1 if x2 is None else x2, form)
+    if paired:
+        one = [None if x is None else abstract(x, 1) for x in (x1, x2)]
+        way, how = planned(task, *one, form, method, max_bytes)
+        return in_pairs(way, x1, x2, max(1, int(max_bytes // how.peak_bytes)))
+    way, how = planned(task, x1, x2, form, method, max_bytes)
     return tiled(way, x1, x2, how.tile, keep=how.keep)
 
 
-def _split(kernel: Array, y: PyTree, outputs: Outputs) -> PyTree:
+def _arranged(task: blocks.Problem, outputs: Outputs | OutputAxes) -> tuple[blocks.Problem, Layout]:
+    """The problem with its outputs in the order of the layout."""
+    if not isinstance(outputs, OutputAxes):
+        return task, layout(outputs, task.num_outputs)
+    order = arrangement(outputs, task.outputs)
+    flat = lambda *arguments: [order.flat(y) for y in task.flat(*arguments)]
+    return task._replace(flat=flat), order.layout
+
+
+def _require_pairs(
+    x1: PyTree, x2: PyTree | None, outputs: Outputs | OutputAxes, *, coupled: bool, paired: bool
+) -> None:
+    n1 = num_examples("x1", x1)
+    if paired and x2 is not None and num_examples("x2", x2) != n1:
+        raise invalid(
+            "x2",
+            got=f"{num_examples('x2', x2)} examples for {n1} of x1",
+            expected="as many, since paired=True compares them row by row",
+            remedy="With paired=False every row of x1 is compared with every row of x2.",
+        )
+    if coupled and (paired or isinstance(outputs, OutputAxes)):
+        raise invalid(
+            "coupled",
+            got=f"True with outputs={outputs!r} and paired={paired}",
+            expected="'mean', 'diagonal' or 'full' outputs of all pairs of examples",
+            remedy="Every pass of a coupled f yields all of them: take what you need from 'full'.",
+        )
+
+
+def _split(kernel: Array, y: PyTree, outputs: Outputs | OutputAxes) -> PyTree:
     """Give the flat output axes the shapes, and for a pytree the leaves, that f's outputs have."""
     if outputs == "mean":
         return kernel
+    if isinstance(outputs, OutputAxes):
+        return arrangement(outputs, y).shaped(kernel)
     leaves, structure = jax.tree.flatten(y)
     shapes = [leaf.shape for leaf in leaves]
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
@@ -316,16 +362,16 @@ def _split(kernel: Array, y: PyTree, outputs: Outputs) -> PyTree:
     def cut(array: Array, axis: int) -> list[Array]:
         return jnp.split(array, ends[:-1], axis=axis)
 
-    n = kernel.shape[:2]
+    n = kernel.shape[: kernel.ndim - (1 if outputs == "diagonal" else 2)]
     if outputs == "diagonal":
-        parts = [k.reshape(*n, *s) for k, s in zip(cut(kernel, 2), shapes, strict=True)]
+        parts = [k.reshape(*n, *s) for k, s in zip(cut(kernel, len(n)), shapes, strict=True)]
         return jax.tree.unflatten(structure, parts)
     rows = [
         jax.tree.unflatten(
             structure,
-            [k.reshape(*n, *s1, *s2) for k, s2 in zip(cut(row, 3), shapes, strict=True)],
+            [k.reshape(*n, *s1, *s2) for k, s2 in zip(cut(row, len(n) + 1), shapes, strict=True)],
         )
-        for row, s1 in zip(cut(kernel, 2), shapes, strict=True)
+        for row, s1 in zip(cut(kernel, len(n)), shapes, strict=True)
     ]
     return jax.tree.unflatten(structure, rows)
 

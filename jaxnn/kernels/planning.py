@@ -10,9 +10,9 @@ from jax.extend.core import primitives as p
 
 from jaxnn.jaxprs import bodies, has_forward_mode
 from jaxnn.kernels.blocks import Method, Problem, factored, is_empty, nothing, vector_products
-from jaxnn.kernels.contractions import Outputs
 from jaxnn.kernels.cost import Choice, Cost, choose, contraction_costs
 from jaxnn.kernels.examples import abstract, alike, num_examples
+from jaxnn.kernels.output_axes import Layout
 from jaxnn.kernels.program import Program
 from jaxnn.kernels.structure import Structure, analysis, factors, gradient_shapes
 from jaxnn.kernels.tiles import tile_size
@@ -40,6 +40,7 @@ class Plan:
     costs   of the methods that were compared, over all pairs of examples
     rows    by parameter: contraction, flops, bytes of intermediates, reason
     tile    examples per tile (the batch size: no tiling)
+    peak_bytes  estimate of the memory for the intermediates of a tile
     keep    whether what is prepared of the batches is kept over all tiles
     """
 
@@ -48,6 +49,7 @@ class Plan:
     rows: tuple[Row, ...]
     tile: int
     keep: bool
+    peak_bytes: float = 1.0
 
     def __str__(self) -> str:
         """The plan as a table."""
@@ -71,7 +73,7 @@ def planned(
     task: Problem,
     x1: Any,
     x2: Any | None,
-    outputs: Outputs,
+    outputs: Layout,
     method: str,
     max_bytes: int,
 ) -> tuple[Method, Plan]:
@@ -101,25 +103,27 @@ def planned(
     if method == "vector_products" or (method == "auto" and products_win):
         cost = ways["vector_products"]
         row = Row("all", "", "vector products", *cost, "no gradients but one example's")
-        plan = Plan("vector_products", ways, (row,), max(sizes.n1, sizes.n2), True)
+        peak = float(sizes.num_outputs * sizes.parameter_bytes + sizes.passing_bytes)
+        plan = Plan("vector_products", ways, (row,), max(sizes.n1, sizes.n2), True, peak)
         return vector_products(task, outputs, forward=forward), plan
     if method == "jacobian":
         ways = {"jacobian": ways["structured"], "vector_products": ways["vector_products"]}
     name = "jacobian" if method == "jacobian" else "structured"
-    return factored(task, structure, choices, outputs), Plan(name, ways, rows, tile, keep)
+    plan = Plan(name, ways, rows, tile, keep, sizes.peak_bytes(tile))
+    return factored(task, structure, choices, outputs), plan
 
 
 class _Sizes:
     """What a batch takes: abstract factors, and estimates from them."""
 
     def __init__(
-        self, task: Problem, structure: Structure, x1: Any, x2: Any | None, outputs: Outputs
+        self, task: Problem, structure: Structure, x1: Any, x2: Any | None, outputs: Layout
     ) -> None:
         read = lambda x: factors(structure, task.leaves, x)
         found = jax.eval_shape(read, abstract(x1, 1))
         self.n1, self.n2 = (num_examples("x", x) for x in (x1, x1 if x2 is None else x2))
         self.symmetric, self.num_outputs = x2 is None, task.num_outputs
-        self.outputs: Outputs = outputs
+        self.outputs = outputs
         self.shapes = gradient_shapes(structure, found)
         self.parameter_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in task.leaves)
         self.itemsize = wide_dtype(*task.leaves).itemsize
@@ -131,12 +135,12 @@ class _Sizes:
 
     def kept(self) -> int:
         """Entries of the result per pair of examples."""
-        return {"full": self.num_outputs**2, "diagonal": self.num_outputs, "mean": 1}[self.outputs]
+        return math.prod(self.outputs.kept)
 
     @property
     def products(self) -> int:
         """Inner products of gradients per pair of examples."""
-        return self.num_outputs * (self.num_outputs if self.outputs == "full" else 1)
+        return self.outputs.products
 
     def channel_flops(self, blocks: int, rows: int, columns: int, pairs: int) -> float:
         """Flops of a channel, at most one number per column."""
@@ -149,7 +153,6 @@ class _Sizes:
             self.shapes[number],
             n1,
             n2,
-            self.num_outputs,
             self.outputs,
             symmetric=self.symmetric,
             itemsize=self.itemsize,

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnn.kernels.blocks import Block, Method
 from jaxnn.kernels.contractions import mirrored
-from jaxnn.kernels.examples import num_examples
+from jaxnn.kernels.examples import batched, num_examples
 from jaxnn.kernels.mesh_axes import manual_axes, over
 from jaxnn.types import Array, PyTree
 
@@ -71,6 +71,17 @@ def tiled(method: Method, x1: PyTree, x2: PyTree | None, tile: int, *, keep: boo
         lambda s: over(manual_axes(s), jnp.zeros((n1, n2, *s.shape[2:]), s.dtype)), shapes
     )
     return jax.lax.scan(step, empty, jnp.asarray(pairs, jnp.int32))[0]
+
+
+def in_pairs(method: Method, x1: PyTree, x2: PyTree | None, batch_size: int) -> Block:
+    """The kernel of row i of x1 with row i of x2 (None: x1), for `batch_size` rows at a time."""
+
+    def one(pair: tuple[PyTree, PyTree | None]) -> Block:
+        first = method.prepare(batched(pair[0]))
+        second = first if pair[1] is None else method.prepare(batched(pair[1]))
+        return jax.tree.map(lambda b: b[0, 0], method.meet(first, second, x2 is None))
+
+    return jax.lax.map(one, (x1, x2), batch_size=max(1, min(batch_size, num_examples("x1", x1))))
 
 
 def _rows(x: PyTree, start: Array, size: int) -> PyTree:

@@ -9,7 +9,7 @@ import pytest
 from zoo import normal
 
 from jaxnn import kernels
-from jaxnn.kernels.contractions import Outputs
+from jaxnn.kernels.output_axes import Outputs
 
 HALVES = ("float16", "bfloat16")
 
