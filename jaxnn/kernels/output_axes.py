@@ -117,7 +117,7 @@ def arrangement(axes: OutputAxes, y: PyTree) -> Arrangement:
 
     Errors: outputs that are no single array, axes that it does not have, an axis given twice.
 
-    >>> arrangement(OutputAxes(mean=(-1,)), jnp.ones((8, 8, 3)))
+    >>> arrangement(OutputAxes(mean=(-1,)), np.ones((8, 8, 3)))
     Arrangement(shape=(8, 8, 3), mean=(2,), diagonal=(), full=(0, 1))
     """
     leaves = jax.tree.leaves(y)
