@@ -25,15 +25,13 @@ from jaxnn.kernels.batch_layout import (
     met,
     moved,
 )
+from jaxnn.kernels.custom_rules import SUM, derivative, has_rule_of_jax, is_of_jax, sums
 from jaxnn.kernels.lockstep import (
     Lockstep,
     agrees,
     constants,
-    derivative,
     firm,
-    has_rule_of_jax,
     is_loose,
-    is_of_jax,
     repeated,
     same_parameters,
     spread,
@@ -121,6 +119,8 @@ def _beside(
         results = [repeated(eqn, other, size, count)] * len(eqn.outvars)
     elif not same_parameters(eqn, other, shapes=True):
         results = [met([*states, UNKNOWN])] * len(eqn.outvars)
+    elif programs.derived and sums(eqn, list(map(firm, states)), size):
+        results = [SUM if pair[0] == pair[1] else UNKNOWN for pair in shapes]
     elif name in ELEMENTWISE:
         results = rows_of if free else _results(eqn, [None if is_loose(s) else s for s in states])
     elif (name == "broadcast_in_dim" and free) or _sums_nothing(eqn):
@@ -164,7 +164,7 @@ def _results(eqn: JaxprEqn, states: list[State]) -> Sequence[State]:
 
 def _settled(eqn: JaxprEqn, shape: Shape, state: State) -> State:
     state = state if fits(state, shape) else UNKNOWN
-    if isinstance(state, Lost) and " at " not in state.where:
+    if isinstance(state, Lost) and state != SUM and " at " not in state.where:
         # The insides of JAX's own functions have no line; the call is found on the way out.
         where, line = state.where or eqn.primitive.name, summarize(eqn.source_info)
         return state._replace(where=f"{where} at {line}" if line else where)
@@ -203,10 +203,10 @@ def _with_rule(eqns: Pair, states: list[State]) -> list[State]:
     forward = eqns.batch.primitive.name == "custom_jvp_call"
     given, expected = (moving, results) if forward else (results, moving)
     found = follow(eqns.map(derivative)._replace(derived=True), [*states, *given])
-    # What several examples add to the gradient of an operand that they share is not followed.
-    alike = all(firm(a) == firm(b) for a, b in zip(found, expected, strict=True))
-    summed = not forward and any(s is None for s in expected)
-    if alike and not summed:
+    # Of an operand that the examples share, the gradient is the sum of theirs.
+    shared = None if forward else SUM
+    pairs = ((a, shared if b is None else b) for a, b in zip(found, expected, strict=True))
+    if all(firm(a) == firm(b) for a, b in pairs):
         return outputs
     return [Lost("unknown", "the derivative of a custom rule")] * len(outputs)
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
@@ -228,57 +227,3 @@ def _constant(a: Any, b: Any, size: int, count: int) -> State:
         return UNKNOWN
     equal_rows = (_equal_arrays(np.broadcast_to(rows[0][:1], r.shape), r) for r in rows)
     return state if all(equal_rows) and rows[0].dtype == rows[1].dtype else UNKNOWN
-
-
-def is_of_jax(program: Any) -> bool:
-    """Whether the function that a program was traced from is one of JAX's own.
-
-    >>> is_of_jax(jax.make_jaxpr(jnp.tanh)(1.0)), is_of_jax(jax.make_jaxpr(lambda x: x)(1.0))
-    (True, False)
-    """
-    info = getattr(getattr(program, "jaxpr", program), "debug_info", None)
-    return _JAX in str(getattr(info, "func_src_info", ""))
-
-
-def has_rule_of_jax(eqn: JaxprEqn) -> bool:
-    """Whether a function with a custom derivative, and the derivative, are JAX's own."""
-    traced = [p for p in eqn.params.values() if hasattr(getattr(p, "jaxpr", p), "debug_info")]
-    return all(map(is_of_jax, traced))
-
-
-_JAX = jax.__file__.removesuffix("__init__.py")
-
-
-def derivative(eqn: JaxprEqn) -> ClosedJaxpr:
-    """The derivative that a custom rule defines, as a program.
-
-    Of a custom_jvp_call it takes the operands and the tangents of those with fractions; of a
-    custom_vjp_call the operands and the cotangents of the outputs with fractions.
-    """
-
-    def call(*operands: Any) -> list[Any]:
-        params = eqn.primitive.get_bind_params(eqn.params)
-        return eqn.primitive.bind(*operands, **params)
-
-    avals = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in eqn.invars]
-    moving = [k for k, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
-
-    def of_moving(operands: list[Any], values: Sequence[Any]) -> list[Any]:
-        operands = list(operands)
-        for k, value in zip(moving, values, strict=True):
-            operands[k] = value
-        return [y for y in call(*operands) if jnp.issubdtype(y.dtype, jnp.inexact)]
-
-    def push(operands: list[Any], tangents: list[Any]) -> list[Any]:
-        values = [operands[k] for k in moving]
-        return jax.jvp(lambda *v: of_moving(operands, v), tuple(values), tuple(tangents))[1]
-
-    def pull(operands: list[Any], cotangents: list[Any]) -> list[Any]:
-        values = [operands[k] for k in moving]
-        return list(jax.vjp(lambda *v: of_moving(operands, v), *values)[1](cotangents))
-
-    if eqn.primitive.name == "custom_jvp_call":
-        return jax.make_jaxpr(push)(avals, [avals[k] for k in moving])
-    outputs = [jax.ShapeDtypeStruct(shape_of(v), dtype_of(v)) for v in eqn.outvars]
-    outputs = [y for y in outputs if jnp.issubdtype(y.dtype, jnp.inexact)]
-    return jax.make_jaxpr(pull)(avals, outputs)

@@ -18,8 +18,9 @@ from jaxnn import kernels
 from jaxnn.kernels.batch_axis import Pair, follow
 from jaxnn.kernels.batch_layout import UNKNOWN, Batch, Place, whole
 from jaxnn.kernels.coupling import read, require_independent
+from jaxnn.kernels.custom_rules import is_of_jax
 from jaxnn.kernels.evaluated_alone import change_when_alone
-from jaxnn.kernels.lockstep import LOOSE, Lockstep, agrees, constants, equal, is_of_jax, spread
+from jaxnn.kernels.lockstep import LOOSE, Lockstep, agrees, constants, equal, spread
 from tests.kernels import test_coupling
 
 ntk = inspect.unwrap(kernels.ntk)
@@ -120,6 +121,7 @@ FINE = {
     "solved": lambda p, x: jnp.linalg.solve(jnp.eye(D) + x[:, :, None] * x[:, None], x[..., None])[
         :, :, 0] @ p["w"],
     "a rule": lambda p, x: tanh_back(x @ p["w"]),
+    "a rule of a parameter": lambda p, x: dense(p["w"], x) + dense(-2 * p["w"], x),
     "a rule that calls itself": lambda p, x: exponential(x @ p["w"]),
     "columns set": lambda p, x: (x @ p["w"]).at[:, 0].set(0.0),
 }  # fmt: skip
@@ -127,7 +129,6 @@ UNFOLLOWED = {  # right, and not known to be so without values
     "an entry of every row": lambda p, x: (x @ p["w"])[jnp.arange(len(x)), jnp.argmax(x, 1) % K],
     "mapped in chunks": lambda p, x: lax.map(lambda e: e @ p["w"], x, batch_size=2),
     "equal rows": lambda p, x: x @ p["w"] * jnp.full((N, 1), 3.0),
-    "a rule of a parameter": lambda p, x: dense(p["w"], x),
 }
 
 
@@ -185,7 +186,7 @@ def test_refused_or_taken_whole():
 
 def test_right_where_values_decide():
     slopes = np.ones((N, K))
-    for name in ("equal rows", "a rule of a parameter", "mapped in chunks"):
+    for name in ("equal rows", "mapped in chunks"):
         f = UNFOLLOWED[name]
         assert read(f, PARAMS, X).coupling.kind == "unknown"
         found = ntk(f, {"w": W}, X)
