@@ -218,6 +218,14 @@ def _unit(x: Array, axis: int | None) -> Array:
 
 def _counts(confusion: ArrayLike) -> Array:
     require_real("confusion", confusion)
+    shape = jnp.shape(confusion)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise invalid(
+            "confusion",
+            got=f"shape {shape}",
+            expected="(C, C), rows of the true and columns of the predicted class",
+            remedy="Pass what confusion_matrix returns.",
+        )
     return jnp.asarray(confusion).astype(float)
 
 

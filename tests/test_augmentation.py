@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from oracles import unchecked
 
 from jaxnn import data, losses, nn, optimizers, training
 
@@ -204,3 +205,15 @@ def test_unfit_arguments_are_refused(call, message):
             patch.setattr(data, name, inspect.unwrap(getattr(data, name)))
         with pytest.raises(ValueError, match=message):
             call(jnp.ones((2, 7, 5, 1)))
+
+
+def test_fields_and_angles_fit_the_images():
+    x = jnp.ones((2, 3, 4, 1))
+    misfit = r"displace\(field\): got shape .*, expected \(2, 3, 4, 2\)"
+    with unchecked():
+        for field in (jnp.zeros((1, 3, 4, 2)), jnp.zeros((2, 4, 3, 2))):
+            with pytest.raises(ValueError, match=misfit):
+                data.displace(x, field)
+        with pytest.raises(ValueError, match=r"rotated\(angles\): got .*, expected \(2,\)"):
+            data.rotated(x, jnp.zeros(3))
+    assert data.rotated(x[:0], jnp.zeros(0)).shape == (0, 3, 4, 1)

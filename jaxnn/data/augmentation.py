@@ -147,7 +147,14 @@ def rotated(
     Array([2., 4., 1., 3.], dtype=float32)
     """
     require_real("rotated(x, angles)", x, angles)
-    _, height, width, _ = jnp.shape(x)
+    n, height, width, _ = jnp.shape(x)
+    if jnp.shape(angles) != (n,):
+        raise invalid(
+            "rotated(angles)",
+            got=f"shape {jnp.shape(angles)}",
+            expected=f"({n},), one angle for each image",
+            remedy="Use jnp.full(len(x), angle) for one angle.",
+        )
     dtype = wide_dtype(x)
     rows = jnp.arange(height, dtype=dtype) - 0.5 * (height - 1)
     columns = jnp.arange(width, dtype=dtype) - 0.5 * (width - 1)
@@ -209,6 +216,8 @@ def displace(
     `field` holds rows (down) and columns (right) to go from a pixel. Beyond its border an image
     is `fill`.
 
+    Errors: a field of another shape, complex numbers.
+
     >>> x = jnp.array([[[[1.0], [3.0]]]])
     >>> right_by_half = jnp.full((1, 1, 2, 2), jnp.array([0.0, 0.5]))
     >>> displace(x, right_by_half).ravel()
@@ -216,7 +225,14 @@ def displace(
     """
     require_real("displace(x, field)", x, field)
     images = wide(x)
-    _, height, width, _ = images.shape
+    n, height, width, _ = images.shape
+    if jnp.shape(field) != (n, height, width, 2):
+        raise invalid(
+            "displace(field)",
+            got=f"shape {jnp.shape(field)}",
+            expected=f"{(n, height, width, 2)} for images of shape {images.shape}",
+            remedy="Give every pixel of every image the rows and columns to go.",
+        )
     dtype = images.dtype
     background = jnp.asarray(fill, dtype)
     grid = jnp.meshgrid(

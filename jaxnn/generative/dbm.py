@@ -160,7 +160,7 @@ def _sweeps(
     def sweep(carry: tuple) -> tuple:
         before, _, sweeps = carry
         after = _alternate(before, 1, lambda now, i: jax.nn.sigmoid(_logits(params, now, i)))
-        changes = [jnp.max(jnp.abs(a - b)) for a, b in zip(after[1:], before[1:], strict=True)]
+        changes = [tree.largest_entry(a - b) for a, b in zip(after[1:], before[1:], strict=True)]
         return after, jnp.max(jnp.stack(changes)), sweeps + 1
 
     def unfinished(carry: tuple) -> Array:

@@ -178,7 +178,9 @@ def self_attention(
         _require_sequences("self_attention", values, params["query"]["W"].shape[0])
         n, times, _ = values.shape
         query, keys, value = (
-            project(params[name], values).reshape(n, times, heads, -1)
+            project(params[name], values).reshape(
+                n, times, heads, params[name]["W"].shape[1] // heads
+            )
             for name in ("query", "key", "value")
         )
         require_real("self_attention.apply: x", query, keys)  # shares are ordered
@@ -194,7 +196,8 @@ def self_attention(
             lowest = jnp.full_like(logits, jnp.finfo(logits.dtype).min)
             logits = jnp.where(jnp.broadcast_to(read, logits.shape), logits, lowest)
         share = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-        heard = jnp.einsum("nhts,nshk->nthk", share, value).reshape(n, times, -1)
+        heard = jnp.einsum("nhts,nshk->nthk", share, value)
+        heard = heard.reshape(n, times, heads * heard.shape[-1])
         y = project(params["out"], heard)
         if not isinstance(x, Sequences):
             return y

@@ -134,3 +134,9 @@ def test_tokens_beyond_any_vocabulary_are_no_numbers(kind, float64):
     y = layer.apply(params, jnp.array([1, 4, 5, largest, wrapped], kind))
     np.testing.assert_array_equal(y[:2], params["W"][jnp.array([1, 4])])
     assert jnp.all(jnp.isnan(y[2:]))
+
+
+def test_no_sequences_are_none_after_attention():
+    layer = nn.self_attention(2, features=6)
+    params, _ = layer.init(jax.random.key(0), (3, 4))
+    assert layer.apply(params, jnp.zeros((0, 3, 4))).shape == (0, 3, 4)
