@@ -15,7 +15,14 @@ from jaxnn.errors import invalid
 from jaxnn.jaxprs import Snapshot, snapshot
 from jaxnn.kernels import blocks
 from jaxnn.kernels.coupling import Reading, read, require_independent
-from jaxnn.kernels.examples import abstract, alike, explained, num_examples, require_function
+from jaxnn.kernels.examples import (
+    abstract,
+    alike,
+    backward,
+    explained,
+    num_examples,
+    require_function,
+)
 from jaxnn.kernels.mesh_axes import manual_axes, over, with_automatic_axes
 from jaxnn.kernels.output_axes import Layout, OutputAxes, Outputs, arrangement, layout
 from jaxnn.kernels.planning import Plan, planned
@@ -178,9 +185,10 @@ def _ntk(
     if x2 is not None and (coupled or not alike(x1, x2)):
         f = snapshot(f, params, x2)
     labels = None if groups is None else task.labels
-    kernels = _compiled(
-        f, params, x1, x2, metric, outputs, method, labels, coupled, paired, max_bytes
-    )
+    with backward():
+        kernels = _compiled(
+            f, params, x1, x2, metric, outputs, method, labels, coupled, paired, max_bytes
+        )
     split = {label: _split(kernel, task.outputs, outputs) for label, kernel in kernels.items()}
     return split[None] if groups is None else {label: split[label] for label in task.groups}
 
@@ -270,7 +278,8 @@ def plan(
     with explained(f):
         task = blocks.problem(f, params, x1, metric, groups)
     task, form = _arranged(task, outputs)
-    return planned(task, x1, x2, form, method, max_bytes)[1]
+    with backward():
+        return planned(task, x1, x2, form, method, max_bytes)[1]
 
 
 def ntk_operator(
@@ -313,8 +322,8 @@ def _compiled(
     if coupled and not blocks.is_empty(task, x1, x2):
         return blocks.of_coupled(f, params, task, x1, x1 if x2 is None else x2, form)
     if paired:
-        one = [None if x is None else abstract(x, 1) for x in (x1, x2)]
-        way, how = planned(task, *one, form, method, max_bytes)
+        one1, one2 = abstract(x1, 1), None if x2 is None else abstract(x2, 1)
+        way, how = planned(task, one1, one2, form, method, max_bytes)
         return in_pairs(way, x1, x2, max(1, int(max_bytes // how.peak_bytes)))
     way, how = planned(task, x1, x2, form, method, max_bytes)
     return tiled(way, x1, x2, how.tile, keep=how.keep)

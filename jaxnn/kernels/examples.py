@@ -114,6 +114,30 @@ def require_function(argument: str, f: Any) -> None:
 
 
 @contextmanager
+def backward() -> Iterator[None]:
+    """Within: that a loop has no backward pass, in words of ours.
+
+    >>> with backward():
+    ...     loop = lambda w: jax.lax.while_loop(lambda w: w < 9, lambda w: 2 * w, w)
+    ...     jax.grad(loop)(1.0)
+    Traceback (most recent call last):
+    ValueError: f(params, x): got a derivative with respect to params through a loop of unknown ...
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "Reverse-mode differentiation does not work" not in str(error):
+            raise
+        raise invalid(
+            "f(params, x)",
+            got="a derivative with respect to params through a loop of unknown length",
+            expected="a function with a backward pass",
+            remedy="lax.while_loop, and lax.fori_loop with traced bounds, have none: use lax.scan, "
+            "or lax.fori_loop with Python numbers as bounds.",
+        ) from error
+
+
+@contextmanager
 def explained(f: Any) -> Iterator[None]:
     """Within: what a module that is no function f(params, x) raises, in words of ours.
 

@@ -1,4 +1,4 @@
-"""Functions whose derivatives are defined by hand, backward alone."""
+"""Functions whose derivatives are defined in one direction alone."""
 
 import jax
 import jax.numpy as jnp
@@ -48,3 +48,14 @@ def test_the_automatic_choice_needs_no_forward_mode():
     x = jnp.ones((2, 1))
     assert kernels.plan(f(lambda y: y**3), large, x).method == "vector_products"
     assert kernels.plan(f(cube), large, x).method == "structured"
+
+
+def test_a_loop_without_a_backward_pass_is_named():
+    twice = lambda s: (s[0] + 1, 2 * s[1])
+    grown = lambda h: lax.while_loop(lambda s: s[0] < 2, twice, (0, h))[1]
+    after, before = (lambda p, x: grown(x @ p)), (lambda p, x: grown(x) @ p)
+    p, x = jnp.ones((3, 2)), jnp.ones((2, 3))
+    for options in ({"method": "structured"}, {"method": "vector_products"}, {"coupled": True}):
+        with pytest.raises(ValueError, match=r"got a derivative .* through a loop of unknown"):
+            kernels.ntk(after, p, x, **options)
+    np.testing.assert_allclose(kernels.ntk(before, p, x), jnp.full((2, 2), 48.0))
