@@ -155,7 +155,9 @@ PRUNING = {
         ([data(3, 2), data(2, 2)],),
         "kept",
     ),
-    "pruning.masked_params": Call(lambda p: pruning.masked_params(p, p > 0), (data(3, 2),), "kept"),
+    "pruning.masked_params": Call(
+        lambda p: pruning.masked_params(p, jnp.eye(3, 2, dtype=bool)), (data(3, 2),), "kept"
+    ),
     "pruning.lottery_rounds": Call(
         lambda p: [
             ticket.trained

@@ -235,11 +235,11 @@ TREE = {
     "tree.where": kept(lambda x, y: tree.where(True, x, y), [data(3)], [data(3)]),
     "tree.strong": kept(tree.strong, [data(3)]),
     "tree.add": kept(tree.add, [small(3)], [small(3)]),
-    "tree.sub": kept(lambda x: tree.sub(x, x), [small(3)]),
+    "tree.sub": kept(tree.sub, [np.arange(3)], [np.ones(3, int)]),
     "tree.scale": Call(lambda x: tree.scale(0.5, x), ([data(3)],), "refused"),
     "tree.axpy": Call(lambda x: tree.axpy(0.5, x, x), ([data(3)],), "refused"),
     "tree.random_like": kept(
-        lambda x: tree.random_like(KEY, x, jax.random.rademacher), [np.ones(3, np.int32)]
+        lambda x: tree.random_like(KEY, x, jax.random.rademacher), [np.ones(3, np.int32)], **NO_HALF
     ),
 }
 
