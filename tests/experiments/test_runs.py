@@ -89,6 +89,16 @@ def test_the_tour_is_a_dozen_in_order_and_needs_no_download():
         assert getattr(experiment.config("tour"), "dataset", "digits") == "digits"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_every_critical_point_of_the_sphere_is_found_whatever_the_seed(seed, standard_promotion):
+    module = EXPERIMENTS["saddle_escape"].load()
+    with jax.enable_x64(True):
+        config = module.Config(sphere_starts=100, steps=1)
+        found = module.sphere(config, jax.random.key(seed))
+    assert found["critical"].tolist() == [2 * config.sphere_dimension, 0]
+
+
 def test_worked_numbers_can_fail():
     experiment = EXPERIMENTS["worked_numbers"]
     module, metrics = experiment.load(), smoke("worked_numbers").metrics
