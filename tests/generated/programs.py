@@ -126,8 +126,8 @@ def draw(seed: int, *, steps: int) -> Spec:
         rng.choice([*HEADS, "vector"]),
         entry,
         tuple(_options(rng, coupled="coupled" in names)) if entry == "ntk" else (),
-        rng.random() < 0.9,
-        rng.random() < 0.06,
+        rng.random() < 0.92,
+        rng.random() < 0.04,
     )
 
 

@@ -13,11 +13,12 @@ from oracles import unchecked
 from programs import draw, minimized
 from verdicts_of_programs import Verdict, case, judged
 
+from jaxnn import kernels
+
 BATCH = 25
 QUICK, SLOW = 200, 10_000
 
 KNOWN: dict[str, Callable[[Verdict], bool]] = {
-    "example i is treated as example 0": lambda v: v.program.kind == "placed",
     "data that are complex lose their imaginary part": lambda v: "(1 + 2j)" in v.program.source,
     "auto and vector products take custom_vjp forward": lambda v: "custom_vjp func" in v.message,
     "integers computed from weights": lambda v: "grad requires real-valued" in v.message,
@@ -91,13 +92,15 @@ def test_programs_are_made_of_many_primitives():
 
 
 def test_a_wrong_kernel_is_found_and_its_program_made_smaller(monkeypatch):
-    spec = draw(0, steps=2)._replace(entry="nngp", options=(), jitted=False, single=False)
-    each = case(spec)
-    monkeypatch.setattr(each.names["kernels"], "nngp", lambda f, p, x1, x2: np.zeros((3, 3)))
+    spec = draw(0, steps=1)._replace(data="vectors", lengths=(3, None), head="vector", steps=())
+    spec = spec._replace(entry="nngp", options=(), jitted=False, single=False)
+    monkeypatch.setattr(kernels, "nngp", lambda f, p, x1, x2: np.ones((3, 3)))
     assert judged([spec])[0].kind == "wrong"
-    fewest = minimized(spec, lambda s: s.lengths[0] == 3)
-    assert fewest.steps == ()
-    assert fewest.data == fewest.head + "s" == "vectors"
+    large = draw(1, steps=4)
+    small = minimized(large, lambda s: "method" in dict(s.options))
+    assert len(large.steps) > 1
+    assert small.steps == ()
+    assert (small.data, small.head, small.lengths[1]) == ("vectors", "vector", None)
 
 
 @pytest.mark.slow
