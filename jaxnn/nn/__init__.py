@@ -59,6 +59,7 @@ from jaxnn.nn.pooling import (
     max_pool,
     sum_pool,
 )
+from jaxnn.nn.position_maps import aggregate, resize
 from jaxnn.nn.recurrent import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 from jaxnn.nn.tables import output_shape, parameter_count, receptive_field, summary
 
@@ -68,6 +69,7 @@ __all__ = [
     "Sequences",
     "abs",
     "activations",
+    "aggregate",
     "apply_with_stats",
     "avg_pool",
     "batch_norm",
@@ -121,6 +123,7 @@ __all__ = [
     "relu",
     "residual",
     "residual_cnn",
+    "resize",
     "rnn",
     "rnn_cell",
     "rnn_classifier",

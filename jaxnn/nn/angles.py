@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from numpy.polynomial import Polynomial
 
-from jaxnn.types import Array
+from jaxnn.types import Array, ArrayLike
 
 
 @jax.custom_jvp
@@ -88,8 +88,9 @@ def polar(k: Array, v1: Array, v2: Array) -> Polar:
     """
     (unit1, m1), (unit2, m2) = unit_of(v1), unit_of(v2)
     unit = unit1 * unit2
-    # A division, exact here, and to XLA so dear that it keeps the quotient: of what is cheap it
-    # computes every layer anew in the next.
+    # Divide (exact: `unit` is a power of two) rather than multiply: XLA recomputes cheap producers
+    # inside each consumer, so that without an expensive operation here every layer would be
+    # recomputed in the next.
     cosine = k / unit
     sine = safe_sqrt(gap(cosine, m1, m2))
     both_zero = (sine == 0) & (cosine == 0)  # a zero input: any angle, but a finite derivative
@@ -97,8 +98,14 @@ def polar(k: Array, v1: Array, v2: Array) -> Polar:
     return Polar(unit, m1 * m2, cosine, sine, jnp.where(both_zero, math.pi / 2, angle))
 
 
-def root_of(c: float, k: Array, v1: Array, v2: Array) -> tuple[Array, Array, Array, Array]:
-    """A unit, and in it k, √((1 + cv₁)(1 + cv₂) - c²k²), and v₁v₂ - k² in its square."""
+def root_of(
+    slopes: tuple[ArrayLike, ArrayLike], k: Array, v1: Array, v2: Array
+) -> tuple[Array, Array, Array, Array]:
+    """A unit, and in it k, √((1 + c₁v₁)(1 + c₂v₂) - c₁c₂k²), and v₁v₂ - k² in its square.
+
+    (c₁, c₂) are the `slopes`.
+    """
+    c1, c2 = slopes
     (unit1, m1), (unit2, m2) = (unit_of(jnp.maximum(v, 1.0), v) for v in (v1, v2))
     unit = unit1 * unit2
     k1 = k / unit
@@ -106,7 +113,7 @@ def root_of(c: float, k: Array, v1: Array, v2: Array) -> tuple[Array, Array, Arr
     spread = gap(k1, m1, m2)
     # Rounding may make the gap negative; its derivative, which is not 0 there, has to survive.
     spread = spread - lax.stop_gradient(jnp.minimum(spread, 0.0))
-    square = (one1 + c * m1) * one2 + c * m2 * one1 + c**2 * spread
+    square = (one1 + c1 * m1) * one2 + c2 * m2 * one1 + c1 * c2 * spread
     return unit, k1, jnp.sqrt(square), spread
 
 

@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.errors import invalid, require_between, require_real
-from jaxnn.nn import limit
+from jaxnn.nn import lengths, limit
 from jaxnn.nn.initializers import Initializer, normal
 from jaxnn.nn.layers import Layer, Sequences, dense, require_count, require_in_shape, stateless
 from jaxnn.nn.limit import Kernel
 from jaxnn.nn.parametrization import Parametrization, default_float
 from jaxnn.precision import accumulated, wide
-from jaxnn.types import Array, Key, Params, Shape
+from jaxnn.types import Array, ArrayLike, Key, Params, Shape
 
 
 def embedding(
     vocabulary: int,
     features: int,
     *,
-    weight_std: float = 1.0,
+    weight_std: ArrayLike = 1.0,
     weight_init: Initializer | None = None,
 ) -> Layer:
     """A vector for each token, y = W[x] for integers 0 ≤ x < vocabulary.
@@ -113,8 +113,8 @@ def self_attention(
     features: int | None = None,
     causal: bool = False,
     scaling: Literal["root", "linear"] = "root",
-    weight_std: float = 1.0,
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = 1.0,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
 ) -> Layer:
     """Multi-head scaled dot-product attention of a sequence to itself.
@@ -205,12 +205,17 @@ def self_attention(
         return Sequences(jnp.where(inside, y, jnp.zeros_like(y)), x.lengths)
 
     def kernel(kernel: Kernel) -> Kernel:
-        limit.require_axes("self_attention", kernel, 1)
+        limit.require_times("self_attention", kernel)
         limit.require_crossed("self_attention", kernel)
         wide = kernel.width if features is None else features
         std = (weight_std, bias_std, parametrization)
         value = limit.affine(kernel, wide, *std)
-        share1, share2 = (share(c) for c in (value.covariance1, value.covariance2))
+        inside = (None, None)
+        if kernel.lengths1 is not None:
+            inside1, inside2 = lengths.within(kernel)
+            inside = inside1[None, :, :, None], inside2[None, :, None, :]
+        share1 = share(value.covariance1, inside[0])
+        share2 = share(value.covariance2, inside[1])
         heard = replace(
             value,
             nngp=_weighed(share1, value.nngp, share2),
@@ -218,14 +223,17 @@ def self_attention(
             covariance1=_weighed(share1, value.covariance1, share1),
             covariance2=_weighed(share2, value.covariance2, share2),
         )
-        return limit.affine(heard, kernel.width, *std)
+        written = limit.affine(heard, kernel.width, *std)
+        return written if inside[0] is None else lengths.weigh(written, inside1, inside2)
 
-    def share(logits: Array) -> Array:
+    def share(logits: Array, inside: Array | None) -> Array:
         # Query and key are drawn as the value is, so that its covariance is that of both.
         times = logits.shape[0]
         if causal:
             read = jnp.tril(jnp.ones((times, times), bool))[..., None, None]
             logits = jnp.where(read, logits, jnp.finfo(logits.dtype).min)
+        if inside is not None:
+            logits = jnp.where(inside, logits, jnp.finfo(logits.dtype).min)
         return jax.nn.softmax(logits, axis=1)
 
     remedy = "Take self_attention(scaling='linear'), or the kernel of the finite network."

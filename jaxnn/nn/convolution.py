@@ -11,10 +11,11 @@ from jaxnn.nn import limit
 from jaxnn.nn.initializers import Initializer
 from jaxnn.nn.layers import Layer, require_count, require_in_shape
 from jaxnn.nn.limit import Kernel
-from jaxnn.nn.parametrization import Parametrization, weights
+from jaxnn.nn.parametrization import SQRT2, Parametrization, weights
 from jaxnn.nn.windows import (
     Padding,
     covered,
+    enlarged,
     places,
     require_spatial,
     windows,
@@ -22,7 +23,7 @@ from jaxnn.nn.windows import (
     wrap_for,
 )
 from jaxnn.precision import common
-from jaxnn.types import Array, Key, Params, Shape
+from jaxnn.types import Array, ArrayLike, Key, Params, Shape
 
 _AXES = "HWD"
 
@@ -35,8 +36,8 @@ def conv(
     padding: Padding = "SAME",
     dilation: Sequence[int] | None = None,
     groups: int = 1,
-    weight_std: float = math.sqrt(2.0),
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = SQRT2,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
@@ -130,8 +131,8 @@ def conv_transpose(
     strides: Sequence[int] | None = None,
     padding: Padding = "SAME",
     dilation: Sequence[int] | None = None,
-    weight_std: float = math.sqrt(2.0),
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = SQRT2,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
@@ -170,16 +171,13 @@ def conv_transpose(
     )
     numbers = _dimension_numbers(len(own.size))
     reach = covered(own)
-    axes = list(zip(reach, own.strides, strict=True))
 
     def init(key: Key, in_shape: Shape) -> tuple[Params, Shape]:
         _require_spatial_shape(name, in_shape, len(own.size))
         channels = in_shape[-1]
         fan_in = math.prod(own.size) * channels
         params = affine.draw(key, (*own.size, channels, features), fan_in)
-        more = [max(k - s, 0) if padding == "VALID" else 0 for k, s in axes]
-        sizes = zip(in_shape[:-1], own.strides, more, strict=True)
-        return params, (*(n * s + extra for n, s, extra in sizes), features)
+        return params, (*enlarged(own, tuple(in_shape[:-1])), features)
 
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         weight = params["W"]
@@ -191,7 +189,7 @@ def conv_transpose(
             x = lax.pad(x, zero, between)
             x = wrap(x, [k // 2 for k in reach], [(k - 1) // 2 for k in reach])
             y = lax.conv_general_dilated(
-                x, weight, (1,) * len(axes), "VALID",
+                x, weight, (1,) * len(reach), "VALID",
                 rhs_dilation=own.dilation, dimension_numbers=numbers,
             )  # fmt: skip
         else:
@@ -201,8 +199,14 @@ def conv_transpose(
             )  # fmt: skip
         return affine.shift(params, y, math.prod(weight.shape[:-1]))
 
-    no_limit = limit.no_limit(name, "Take the kernel of the finite network, or use nn.conv.")
-    return Layer(init, apply, no_limit, name)
+    def kernel(kernel: Kernel) -> Kernel:
+        below = limit.transposed_patches(kernel, own)
+        return limit.affine(below, features, weight_std, bias_std, parametrization)
+
+    if affine.given:
+        remedy = "Leave both None and choose weight_std and bias_std."
+        kernel = limit.no_limit(f"{name} with weight_init or bias_init", remedy)
+    return Layer(init, apply, kernel, name)
 
 
 def _dimension_numbers(axes: int) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 
 from jaxnn.nn.angles import Polar, arctan2, polar, root_of
-from jaxnn.types import Array
+from jaxnn.types import Array, ArrayLike
 
 DualActivation: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Array]]
 """(k, v₁, v₂) ↦ (E[φ(u)φ(w)], E[φ'(u)φ'(w)]) for (u, w) ~ N(0, [[v₁, k], [k, v₂]])."""
@@ -90,13 +90,17 @@ def threshold(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
     return nngp, jnp.zeros_like(nngp)
 
 
-def erf(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
+def erf(
+    k: Array, v1: Array, v2: Array, *, slopes: tuple[ArrayLike, ArrayLike] = (1.0, 1.0)
+) -> tuple[Array, Array]:
     """The dual of φ = erf: E[φφ] = (2/π) arcsin(2k/√((1 + 2v₁)(1 + 2v₂))).
 
+    With `slopes` (a, b) the two expectations of erf(au) and erf(bw), and of their derivatives.
     Source: Williams (1998), equation 11.
     """
-    unit, k1, root, _ = root_of(2.0, k, v1, v2)
-    return 2.0 / math.pi * arctan2(2.0 * k1, root), 4.0 / math.pi / (unit * root)
+    a, b = slopes
+    unit, k1, root, _ = root_of((2.0 * a**2, 2.0 * b**2), k, v1, v2)
+    return 2.0 / math.pi * arctan2(2.0 * a * b * k1, root), 4.0 / math.pi * a * b / (unit * root)
 
 
 def scaled_erf(scale: float, slope: float, shift: float) -> DualActivation:
@@ -109,18 +113,24 @@ def scaled_erf(scale: float, slope: float, shift: float) -> DualActivation:
     return dual
 
 
-def gelu(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
+def gelu(
+    k: Array, v1: Array, v2: Array, *, slopes: tuple[ArrayLike, ArrayLike] = (1.0, 1.0)
+) -> tuple[Array, Array]:
     """The dual of φ(u) = uΦ(u), Φ the normal distribution function.
 
     With F = E[Φ(u)Φ(w)] = 1/4 + arcsin(k/√((1 + v₁)(1 + v₂)))/2π, Δ = (1 + v₁)(1 + v₂) - k² and
     P = 1/(2π√Δ): E[φφ] = kF + P(v₁v₂ - k² + k²/(1 + v₁) + k²/(1 + v₂)) and
     E[φ'φ'] = F + P(k/(1 + v₁) + k/(1 + v₂) + k/Δ), by integration by parts.
+    With `slopes` (a, b) the two expectations of uΦ(au) and wΦ(bw), and of their derivatives: with
+    abk, a²v₁ and b²v₂ in place of k, v₁ and v₂, and E[φφ] divided by ab.
     Source: Tsuchida et al. (2021), proposition 4.
     """
-    unit, k1, root, spread = root_of(1.0, k, v1, v2)
-    density = 1.0 / (2.0 * math.pi * root)
-    both = 0.25 + arctan2(k1, root) / (2.0 * math.pi)
-    shares = 1.0 / (1.0 + v1) + 1.0 / (1.0 + v2)
+    a, b = slopes
+    c1, c2 = a**2, b**2
+    unit, k1, root, spread = root_of((c1, c2), k, v1, v2)
+    density = a * b / (2.0 * math.pi * root)
+    both = 0.25 + arctan2(a * b * k1, root) / (2.0 * math.pi)
+    shares = 1.0 / (1.0 + c1 * v1) + 1.0 / (1.0 + c2 * v2)
     nngp = k * both + density * (unit * spread + k1 * k * shares)
     return nngp, both + density * k1 * (shares + 1.0 / (unit * root) ** 2)
 
@@ -150,7 +160,7 @@ def gaussian(precision: float) -> DualActivation:
     """
 
     def dual(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-        unit, k1, root, _ = root_of(2.0 * precision, k, v1, v2)
+        unit, k1, root, _ = root_of((2.0 * precision,) * 2, k, v1, v2)
         return 1.0 / (unit * root), 4.0 * precision**2 * k1 / (unit * root) ** 2 / root
 
     return dual

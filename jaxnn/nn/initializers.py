@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxnn.errors import require_between
-from jaxnn.types import Array, Key, Shape
+from jaxnn.types import Array, ArrayLike, Key, Shape
 
 Initializer: TypeAlias = Callable[..., Array]
 
@@ -28,7 +28,7 @@ def zeros() -> Initializer:
     return jax.nn.initializers.zeros
 
 
-def normal(std: float = 1.0) -> Initializer:
+def normal(std: ArrayLike = 1.0) -> Initializer:
     """Independent N(0, std²) entries.
 
     >>> normal(0.1)(jax.random.key(0), (3, 2), "float32").shape
@@ -37,7 +37,7 @@ def normal(std: float = 1.0) -> Initializer:
     require_between("std", std, 0.0, float("inf"), remedy=_MAGNITUDE)
     # As an array of the dtype: a NumPy scalar would widen the weights.
     return lambda key, shape, dtype=float: (
-        jnp.asarray(std, dtype) * jax.random.normal(key, shape, dtype)
+        jnp.asarray(std).astype(dtype) * jax.random.normal(key, shape, dtype)
     )
 
 
@@ -114,7 +114,7 @@ def lecun_uniform() -> Initializer:
     return jax.nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
-def orthogonal(scale: float = 1.0) -> Initializer:
+def orthogonal(scale: ArrayLike = 1.0) -> Initializer:
     """A uniformly random matrix with orthonormal rows or columns, whichever are fewer, times scale.
 
     Leading axes are folded into the rows. Source: Saxe, McClelland & Ganguli (2014).
@@ -123,11 +123,12 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     >>> bool(abs(W.T @ W - jax.numpy.eye(2)).max() < 1e-6)
     True
     """
-    draw = jax.nn.initializers.orthogonal(scale)
+    draw = jax.nn.initializers.orthogonal()
 
     def initializer(key: Key, shape: Shape, dtype: DTypeLike = float) -> Array:
         # There is no QR decomposition in half precision.
         half = jnp.finfo(dtype).bits < 32
-        return draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
+        matrix = draw(key, shape, jnp.float32 if half else dtype).astype(dtype)
+        return jnp.asarray(scale).astype(dtype) * matrix
 
     return initializer

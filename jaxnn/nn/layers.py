@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,9 @@ from jaxnn.errors import invalid, require_between
 from jaxnn.nn import limit
 from jaxnn.nn.initializers import Initializer
 from jaxnn.nn.limit import Kernel
-from jaxnn.nn.parametrization import Parametrization, weights
+from jaxnn.nn.parametrization import SQRT2, Parametrization, weights
 from jaxnn.precision import inexact
-from jaxnn.types import Array, Key, Params, Shape
+from jaxnn.types import Array, ArrayLike, Key, Params, Shape
 
 
 class Layer(NamedTuple):
@@ -49,6 +50,14 @@ class Layer(NamedTuple):
     mixes_positions: bool = False
     join: Callable[..., "Layer"] | None = None
 
+    def __repr__(self) -> str:
+        """One line: the name, and those of its parts while there is room."""
+        if not self.parts:
+            return f"<{self.name} layer>"
+        names = ", ".join(part.name for part in self.parts)
+        shown = names if len(names) <= 80 else f"{names[:80].rsplit(', ', 1)[0]}, ..."
+        return f"<{self.name} of {len(self.parts)} layers: {shown}>"
+
 
 class Sequences(NamedTuple):
     """Sequences of unequal lengths, padded to one: what lies beyond its length is not read.
@@ -72,8 +81,8 @@ class Sequences(NamedTuple):
 def dense(
     features: int,
     *,
-    weight_std: float = math.sqrt(2.0),
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = SQRT2,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
@@ -85,6 +94,9 @@ def dense(
     stores N(0, 1) numbers ω, β and computes y = (weight_std/√fan_in)·xω + bias_std·β; there a bias
     with bias_std = 0 has no effect, and is left out of the parameters. `weight_init` and
     `bias_init` replace the stored draws: a limit is then no longer known, and `.kernel` raises.
+
+    With bias_std = None there is no bias in either parametrization. weight_std and bias_std may be
+    traced, to differentiate kernels in them.
 
     Errors: features < 1, a negative standard deviation, an unknown parametrization, an input
     without a last axis or of a size other than `init` saw.
@@ -157,13 +169,18 @@ def identity() -> Layer:
     return stateless("identity", lambda x: x, lambda kernel: kernel)
 
 
-def dropout(drop_probability: float) -> Layer:
+def dropout(
+    drop_probability: float, *, kernel: Literal["deterministic", "random"] = "deterministic"
+) -> Layer:
     """Units are set to 0 with probability p and the rest divided by 1 - p; off when key is None.
 
-    The division keeps E[y] = x, so that the deterministic network needs no test-time scaling
-    (the text's S0.40 lacks it). `.kernel` is that of the deterministic network: the identity.
+    The division keeps E[y] = x, so that the deterministic network needs no test-time scaling.
+    `.kernel` is that of the deterministic network, the identity, or with kernel="random" that of
+    the network with a key, whose masks are independent for every example: both kernels of an
+    example with itself are divided by 1 - p. The units are no longer Gaussian, so that weights
+    have to follow before an activation.
 
-    Errors: drop_probability outside [0, 1).
+    Errors: drop_probability outside [0, 1), an unknown kernel.
 
     Source: Srivastava et al. (2014), section 4, in the inverted form.
 
@@ -180,7 +197,15 @@ def dropout(drop_probability: float) -> Layer:
         1.0,
         remedy="It is the share of units set to zero, not of those kept.",
     )
+    if kernel not in ("deterministic", "random"):
+        raise invalid(
+            "dropout(kernel)",
+            got=repr(kernel),
+            expected="'deterministic' or 'random'",
+            remedy="'deterministic' is the limit with key=None, 'random' that with a key.",
+        )
     keep_probability = 1.0 - drop_probability
+    dropped = partial(limit.drop, keep_probability=keep_probability)
 
     def apply(params: Params, x: Array, *, key: Key | None = None, stats: Params = None) -> Array:
         if key is None:
@@ -189,7 +214,8 @@ def dropout(drop_probability: float) -> Layer:
         kept = jax.random.bernoulli(key, keep_probability, x.shape)
         return jnp.where(kept, x / keep_probability, jnp.zeros_like(x))
 
-    return stateless("dropout", lambda x: x, lambda kernel: kernel)._replace(apply=apply)
+    limit_of = dropped if kernel == "random" else lambda kernel: kernel
+    return stateless("dropout", lambda x: x, limit_of)._replace(apply=apply)
 
 
 def stateless(

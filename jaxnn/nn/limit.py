@@ -13,14 +13,15 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 
-from jaxnn import tree
 from jaxnn.errors import invalid
 from jaxnn.nn.duals import DualActivation
+from jaxnn.nn.parametrization import like
 from jaxnn.nn.positions import Positions
 from jaxnn.nn.windows import Windows
-from jaxnn.types import Array
+from jaxnn.precision import common, wide
+from jaxnn.types import Array, ArrayLike
 
 MOMENTS = ("nngp", "ntk", "covariance1", "covariance2")
 
@@ -40,6 +41,9 @@ class Kernel:
                  their angle is exactly 0
     depth        number of weight layers on the shortest path here (static)
     gaussian     whether the features are centered Gaussian (static): activations need it to be so
+    scaled       whether they are Gaussian but for a learned scale of each (static)
+    lengths1     of padded sequences x1 the number of times of each, (N1,), else None
+    lengths2     the same of x2, (N2,)
     """
 
     nngp: Float[Array, "..."]
@@ -51,6 +55,18 @@ class Kernel:
     twins: bool = field(default=False, metadata={"static": True})
     depth: int = field(default=0, metadata={"static": True})
     gaussian: bool = field(default=False, metadata={"static": True})
+    scaled: bool = field(default=False, metadata={"static": True})
+    lengths1: Int[Array, "N1"] | None = None
+    lengths2: Int[Array, "N2"] | None = None
+
+    def __repr__(self) -> str:
+        """One line: shapes in place of numbers."""
+        shape = getattr(self.nngp, "shape", None)
+        dtype = getattr(self.nngp, "dtype", None)
+        return (
+            f"Kernel(nngp and ntk of shape {shape} in {dtype}, width={self.width}, "
+            f"depth={self.depth}, gaussian={self.gaussian}, positions={self.positions.shape})"
+        )
 
     def map(self, f: Callable[[Array], Array], **changes) -> "Kernel":
         """f of the four moments, and other changes."""
@@ -58,22 +74,35 @@ class Kernel:
 
 
 def inputs(
-    x1: Float[Array, "N1 *S d"], x2: Float[Array, "N2 *S d"] | None = None, *, crossed: bool = False
+    x1: Num[Array, "N1 *S d"],
+    x2: Num[Array, "N2 *S d"] | None = None,
+    *,
+    crossed: bool = False,
+    lengths1: Int[Array, "N1"] | None = None,
+    lengths2: Int[Array, "N2"] | None = None,
 ) -> Kernel:
     """The kernel of the data: k((x, s), (x', s')) = x_s · x'_s'/d and no tangent part.
 
-    x2 is x1 unless given. `crossed` asks for pairs of different positions s and s' as well.
+    x2=None means x1. `crossed` asks for pairs of different positions s and s' as well. Integers
+    are promoted to the default float, and data of half precision to float32. The lengths are those
+    of padded sequences, as of `nn.Sequences`; they need `crossed`, and with x2=None both are
+    `lengths1`.
 
-    Errors: data that are not floating point, since products of small integers overflow.
+    Errors: complex data.
 
     >>> inputs(jnp.ones((2, 4)), 2.0 * jnp.ones((3, 4))).nngp.shape
     (2, 3)
     >>> inputs(jnp.ones((2, 8, 3)), crossed=True).nngp.shape
     (8, 8, 2, 2)
     """
-    other = x1 if x2 is None else x2
-    tree.require_differentiable("x1", x1)
-    tree.require_differentiable("x2", other)
+    x1, other = (wide(x) for x in common(x1, x1 if x2 is None else x2))
+    if jnp.iscomplexobj(x1):
+        raise invalid(
+            "limit.inputs: the data",
+            got=f"dtype {x1.dtype}",
+            expected="real numbers",
+            remedy="Stack real and imaginary parts as features.",
+        )
     positions = Positions(x1.shape[1:-1], crossed and x1.ndim > 2)
     nngp = positions.covariance(x1, other)
     return Kernel(
@@ -84,21 +113,32 @@ def inputs(
         width=x1.shape[-1],
         positions=positions,
         twins=x2 is None,
+        lengths1=lengths1,
+        lengths2=lengths1 if x2 is None else lengths2,
     )
 
 
 def affine(
-    kernel: Kernel, width: int, weight_std: float, bias_std: float, parametrization: str
+    kernel: Kernel,
+    width: int,
+    weight_std: ArrayLike,
+    bias_std: ArrayLike | None,
+    parametrization: str,
 ) -> Kernel:
     """A dense layer: K' = σ_w²K + σ_b², and Θ' = σ_w²Θ + (what its own parameters add).
 
     Its own parameters add K' in the NTK parametrization (σ_w, σ_b multiply in apply) and nK + 1 in
-    the standard one, n being the width below. Source: Lee et al. (2019), appendix E;
-    Sohl-Dickstein et al. (2020), section 2.
+    the standard one, n being the width below; nK without a bias, which is bias_std=None.
+    Source: Lee et al. (2019), appendix E; Sohl-Dickstein et al. (2020), section 2.
     """
-    w2, b2 = weight_std**2, bias_std**2
-    after = kernel.map(lambda k: w2 * k + b2, width=width, depth=kernel.depth + 1, gaussian=True)
-    own = after.nngp if parametrization == "ntk" else kernel.width * kernel.nngp + 1.0
+    w2 = like(weight_std, kernel.nngp) ** 2
+    b2 = 0.0 if bias_std is None else like(bias_std, kernel.nngp) ** 2
+    after = kernel.map(
+        lambda k: w2 * k + b2, width=width, depth=kernel.depth + 1, gaussian=True, scaled=False
+    )
+    own = after.nngp
+    if parametrization == "standard":
+        own = kernel.width * kernel.nngp + (0.0 if bias_std is None else 1.0)
     return replace(after, ntk=w2 * kernel.ntk + own)
 
 
@@ -125,6 +165,55 @@ def patches(kernel: Kernel, windows: Windows) -> Kernel:
     )
 
 
+def transposed_patches(kernel: Kernel, windows: Windows) -> Kernel:
+    """The entries that each output of a transposed convolution reads, zeros between and beyond."""
+    require_axes("conv_transpose", kernel, len(windows.size))
+    size = math.prod(windows.size)
+    return kernel.map(
+        lambda k: kernel.positions.transposed_sum(k, windows) / size,
+        width=kernel.width * size,
+        positions=kernel.positions.spread(windows),
+    )
+
+
+def mix(kernel: Kernel, matrices: tuple[Array, ...], *, layer: str) -> Kernel:
+    """A linear map of the positions, a matrix A for each spatial axis: K' = A K Aᵀ."""
+    require_axes(layer, kernel, len(matrices))
+    require_crossed(layer, kernel)
+    for axis, (matrix, n) in enumerate(zip(matrices, kernel.positions.shape, strict=True)):
+        if matrix.shape[1] != n:
+            raise invalid(
+                f"{layer}.kernel: spatial axis {axis}",
+                got=f"{n} positions",
+                expected=f"{matrix.shape[1]}, the columns of the matrix",
+                remedy="Pass data of the shape that the layer was made for.",
+            )
+    shape = tuple(matrix.shape[0] for matrix in matrices)
+    positions = kernel.positions
+    return kernel.map(
+        lambda k: positions.mixed(k, matrices), positions=replace(positions, shape=shape)
+    )
+
+
+def drop(kernel: Kernel, keep_probability: ArrayLike) -> Kernel:
+    """Independent masks m of mean 1 for each example, position and unit: E[m²] = 1/p where p keeps.
+
+    A unit meets its own mask only on the diagonal: of equal positions of one and the same example.
+    """
+    factor = 1.0 / like(keep_probability, kernel.nngp)
+    own = lambda k: jnp.where(kernel.positions.coincident(), factor * k, k)
+    same = _identical(kernel)
+    pairs = lambda k: k if same is None else jnp.where(same, factor * k, k)
+    return replace(
+        kernel,
+        nngp=pairs(kernel.nngp),
+        ntk=pairs(kernel.ntk),
+        covariance1=own(kernel.covariance1),
+        covariance2=own(kernel.covariance2),
+        gaussian=False,
+    )
+
+
 def pool(kernel: Kernel, windows: Windows, *, layer: str, mean: bool, border: bool) -> Kernel:
     """The sum or mean over windows, the mean with or without the zeros of the `border`."""
     require_axes(layer, kernel, len(windows.size))
@@ -147,7 +236,9 @@ def global_pool(kernel: Kernel, *, layer: str, mean: bool) -> Kernel:
     require_crossed(layer, kernel)
     axes = tuple(range(len(kernel.positions.axes)))
     over = jnp.mean if mean else jnp.sum
-    return kernel.map(lambda k: over(k, axis=axes), positions=Positions())
+    return kernel.map(
+        lambda k: over(k, axis=axes), positions=Positions(), lengths1=None, lengths2=None
+    )
 
 
 def flatten(kernel: Kernel) -> Kernel:
@@ -156,7 +247,14 @@ def flatten(kernel: Kernel) -> Kernel:
     if not positions.shape:
         return kernel
     width = kernel.width * math.prod(positions.shape)
-    return kernel.map(positions.traced, width=width, positions=Positions(), gaussian=False)
+    return kernel.map(
+        positions.traced,
+        width=width,
+        positions=Positions(),
+        gaussian=False,
+        lengths1=None,
+        lengths2=None,
+    )
 
 
 def normalize(kernel: Kernel, epsilon: float, *, scale: bool, shift: bool) -> Kernel:
@@ -174,7 +272,7 @@ def normalize(kernel: Kernel, epsilon: float, *, scale: bool, shift: bool) -> Ke
 
     normal = _transformed(kernel, dual)
     ntk = normal.ntk + (normal.nngp if scale else 0.0) + (1.0 if shift else 0.0)
-    return replace(normal, ntk=ntk, gaussian=not scale)
+    return replace(normal, ntk=ntk, gaussian=not scale, scaled=scale)
 
 
 def add(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Kernel:
@@ -195,7 +293,7 @@ def multiply(kernel: Kernel, branches: tuple[Kernel, ...], *, layer: str) -> Ker
     def both(a: Kernel, b: Kernel) -> Kernel:
         moments = {name: getattr(a, name) * getattr(b, name) for name in MOMENTS}
         moments["ntk"] = a.ntk * b.nngp + a.nngp * b.ntk
-        return replace(a, **moments, depth=min(a.depth, b.depth), gaussian=False)
+        return replace(a, **moments, depth=min(a.depth, b.depth), gaussian=False, scaled=False)
 
     return reduce(both, branches[1:], replace(branches[0], gaussian=False))
 
@@ -215,6 +313,7 @@ def no_limit(layer: str, remedy: str) -> Callable[[Kernel], Kernel]:
             f"{layer}.kernel",
             got="a layer without an infinite-width limit",
             expected="dense, conv, average and sum pools, flatten, identity, dropout, layer_norm, "
+            "aggregate, resize, conv_transpose, "
             "rnn, self_attention(scaling='linear') or an elementwise activation, joined by serial, "
             "parallel or residual",
             remedy=remedy,
@@ -225,11 +324,18 @@ def no_limit(layer: str, remedy: str) -> Callable[[Kernel], Kernel]:
 
 def require_gaussian(kernel: Kernel, layer: str) -> None:
     """Raise unless the features are centered Gaussian."""
+    if kernel.scaled:
+        raise invalid(
+            f"{layer}.kernel: the features entering {layer}",
+            got="the output of a layer_norm with a learned scale for each feature",
+            expected="features that are all alike, so that the scale can be averaged over",
+            remedy=f"Use nn.layer_norm(scale=False) before {layer}, or put a dense layer between.",
+        )
     if not kernel.gaussian:
         raise invalid(
             f"{layer}.kernel: the features entering {layer}",
-            got="features that are not Gaussian (raw inputs, activations or a concatenation), or "
-            "scaled each by a parameter",
+            got="features that are not Gaussian (raw inputs, activations, dropout's output or a "
+            "concatenation)",
             expected="Gaussian features",
             remedy=f"Put a dense or convolutional layer directly before {layer}; between them only "
             "nn.layer_norm(scale=False).",
@@ -245,6 +351,18 @@ def require_axes(layer: str, kernel: Kernel, count: int | None) -> None:
             got=f"{axes} of them",
             expected="at least one" if count is None else f"{count}, as the window has",
             remedy="Pass data (N, *spatial, C), channels last.",
+        )
+
+
+def require_times(layer: str, kernel: Kernel) -> None:
+    """Raise unless the features have one spatial axis, time."""
+    axes = len(kernel.positions.shape)
+    if axes != 1:
+        raise invalid(
+            f"{layer}.kernel: the axes between batch and features",
+            got=f"{axes} of them",
+            expected="1, time: data (N, T, d)",
+            remedy="Reshape images to sequences of pixels, x.reshape(N, H * W, C).",
         )
 
 
@@ -285,11 +403,17 @@ def _coincided(kernel: Kernel, v1: Array) -> Array:
 
     Rounding would make an angle of √ε of what is 0, which is large against ε.
     """
+    same = _identical(kernel)
+    return kernel.nngp if same is None else jnp.where(same, v1, kernel.nngp)
+
+
+def _identical(kernel: Kernel) -> Array | None:
+    """Where (x, s) and (x', s') are one and the same; None for nowhere."""
     if not kernel.twins:
-        return kernel.nngp
+        return None
     n = jnp.arange(kernel.nngp.shape[-1])
     examples = (n[:, None] == n[None, :])[(None,) * len(kernel.positions.axes)]
-    return jnp.where(kernel.positions.coincident() & examples, v1, kernel.nngp)
+    return kernel.positions.coincident() & examples
 
 
 def _require_independent(kernel: Kernel, branches: tuple[Kernel, ...], layer: str) -> None:
@@ -328,4 +452,5 @@ def _weighted_sum(
         width=width,
         depth=min(b.depth for b in branches),
         gaussian=gaussian,
+        scaled=False,
     )

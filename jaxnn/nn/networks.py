@@ -1,6 +1,5 @@
 """The standard networks, as one expression each."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,18 +10,19 @@ from jaxnn.nn.convolution import conv
 from jaxnn.nn.layers import Layer, dense, dropout, flatten, identity, require_count
 from jaxnn.nn.nonlinearities import gelu, relu, tanh
 from jaxnn.nn.normalization import batch_norm, layer_norm
-from jaxnn.nn.parametrization import Parametrization
+from jaxnn.nn.parametrization import SQRT2, Parametrization
 from jaxnn.nn.pooling import avg_pool, global_avg_pool
 from jaxnn.nn.recurrent import lstm, rnn
 from jaxnn.nn.windows import Padding
+from jaxnn.types import ArrayLike
 
 
 def mlp(
     features: Sequence[int],
     *,
     activation: Layer | None = None,
-    weight_std: float = math.sqrt(2.0),
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = SQRT2,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
 ) -> Layer:
     """A multilayer perceptron: dense layers of the given sizes with an activation between them.
@@ -62,8 +62,8 @@ def cnn(
     activation: Layer | None = None,
     pool: Layer | None = None,
     readout: Layer | None = None,
-    weight_std: float = math.sqrt(2.0),
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = SQRT2,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
 ) -> Layer:
     """A convolutional network: convolutions with these channels, a readout, a dense layer.
@@ -102,8 +102,8 @@ def lenet(
     *,
     activation: Layer | None = None,
     pool: Layer | None = None,
-    weight_std: float = 1.0,
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = 1.0,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
 ) -> Layer:
     """LeNet-5 for images of 28 x 28: two 5 x 5 convolutions of 6 and 16 channels, 120-84-`outputs`.
@@ -138,8 +138,8 @@ def residual_cnn(
     blocks: int = 1,
     window: Sequence[int] = (3, 3),
     normalize: bool = True,
-    weight_std: float = math.sqrt(2.0),
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = SQRT2,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
 ) -> Layer:
     """A residual network: a convolution, stages of residual blocks, global average, a dense layer.

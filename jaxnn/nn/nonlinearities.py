@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.errors import invalid, require_between, require_real
-from jaxnn.nn import activations, duals, limit, quadrature
+from jaxnn.nn import activations, duals, limit, logistic, quadrature
 from jaxnn.nn.layers import Layer, require_count, require_in_shape, stateless
 from jaxnn.precision import accumulated, inexact
 from jaxnn.types import Array, Key, Params, Shape
@@ -202,12 +202,12 @@ def rectified_monomial(degree: int) -> Layer:
 
 def sigmoid() -> Layer:
     """σ(x) = 1/(1 + e⁻ˣ)."""
-    return _analytic(activations.sigmoid, "sigmoid")
+    return _analytic(activations.sigmoid, "sigmoid", logistic.sigmoid)
 
 
 def tanh() -> Layer:
     """Hyperbolic tangent."""
-    return _analytic(activations.tanh, "tanh")
+    return _analytic(activations.tanh, "tanh", logistic.tanh())
 
 
 def elu(alpha: float = 1.0) -> Layer:
@@ -222,7 +222,8 @@ def selu() -> Layer:
 
 def swish(beta: float = 1.0) -> Layer:
     """x·σ(beta·x)."""
-    return _analytic(partial(activations.swish, beta=beta), "swish")
+    beyond = logistic.swish(beta) if beta else None
+    return _analytic(partial(activations.swish, beta=beta), "swish", beyond)
 
 
 def gelu() -> Layer:
@@ -237,7 +238,7 @@ def gelu_tanh() -> Layer:
 
 def softplus() -> Layer:
     """ln(1 + eˣ)."""
-    return _analytic(activations.softplus, "softplus")
+    return _analytic(activations.softplus, "softplus", logistic.softplus)
 
 
 def sign() -> Layer:
@@ -256,5 +257,7 @@ def softmax() -> Layer:
     return stateless("softmax", activations.softmax, limit.no_limit("softmax", remedy))
 
 
-def _analytic(fn: Callable[[Array], Array], name: str) -> Layer:
-    return elementwise(fn, dual=quadrature.smooth(fn), name=name)
+def _analytic(
+    fn: Callable[[Array], Array], name: str, beyond: duals.DualActivation | None = None
+) -> Layer:
+    return elementwise(fn, dual=quadrature.smooth(fn, beyond=beyond), name=name)

@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.errors import invalid, require_between
+from jaxnn.errors import concrete, invalid, require_between
 from jaxnn.nn.initializers import Initializer, normal, zeros
-from jaxnn.types import Array, Key, Params, Shape
+from jaxnn.types import Array, ArrayLike, Key, Params, Shape
 
 Parametrization = Literal["standard", "ntk"]
+SQRT2 = math.sqrt(2.0)  # the weight_std that keeps the second moment of ReLU networks
 
 
 class Weights(NamedTuple):
@@ -30,8 +31,8 @@ class Weights(NamedTuple):
 def weights(
     layer: str,
     *,
-    weight_std: float,
-    bias_std: float,
+    weight_std: ArrayLike,
+    bias_std: ArrayLike | None,
     parametrization: Parametrization,
     weight_init: Initializer | None,
     bias_init: Initializer | None,
@@ -40,9 +41,11 @@ def weights(
 
     "standard" stores them so. "ntk" stores N(0, 1) numbers ω, β and computes
     y = (weight_std/√fan_in)·xω + bias_std·β; there a bias with bias_std = 0 has no effect, and is
-    left out. `weight_init` and `bias_init` replace the stored draws. `layer` appears in errors.
+    left out. With bias_std = None neither has a bias. `weight_init` and `bias_init` replace the
+    stored draws. The standard deviations may be traced by `jit`, `vmap` or `grad`; a traced
+    bias_std counts as not 0. `layer` appears in errors.
 
-    Errors: a negative standard deviation, an unknown parametrization.
+    Errors: a negative standard deviation, an unknown parametrization, bias_init without a bias.
 
     >>> ntk = weights("dense", weight_std=1.0, bias_std=0.5, parametrization="ntk",
     ...               weight_init=None, bias_init=zeros())
@@ -58,10 +61,20 @@ def weights(
         )
     for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
         require_between(
-            f"{layer}({name})", std, 0.0, math.inf, remedy="It is a standard deviation."
+            f"{layer}({name})", 0.0 if std is None else std, 0.0, math.inf,
+            remedy="It is a standard deviation.",
+        )  # fmt: skip
+    if bias_std is None and bias_init is not None:
+        raise invalid(
+            f"{layer}(bias_init)",
+            got="an initializer with bias_std=None",
+            expected="None, as there is no bias",
+            remedy="Leave bias_std out.",
         )
     scaled = parametrization == "ntk"
-    with_bias = not scaled or bias_std != 0.0 or bias_init is not None
+    with_bias = bias_std is not None and (
+        not scaled or concrete(bias_std) != 0.0 or bias_init is not None
+    )
 
     def draw(key: Key, shape: Shape, fan_in: int) -> Params:
         weight_key, bias_key = jax.random.split(key)
@@ -69,20 +82,29 @@ def weights(
         params = {"W": draw_weight(weight_key, shape, default_float())}
         if with_bias:
             std = 1.0 if scaled else bias_std
-            draw_bias = bias_init or (normal(std) if std else zeros())
+            draw_bias = bias_init or (zeros() if concrete(std) == 0.0 else normal(std))
             params["b"] = draw_bias(bias_key, shape[-1:], default_float())
         return params
 
     def shift(params: Params, y: Array, fan_in: int) -> Array:
         if scaled:
-            y = weight_std / math.sqrt(fan_in) * y
+            y = like(weight_std, y) / math.sqrt(fan_in) * y
         if "b" in params:
             # Not by promotion of ranks: (features,) against (N, ..., features).
             bias = jnp.broadcast_to(params["b"], y.shape)
-            y = y + (bias_std * bias if scaled else bias)
+            y = y + (like(bias_std, bias) * bias if scaled else bias)
         return y
 
     return Weights(draw, shift, weight_init is not None or bias_init is not None)
+
+
+def like(std: ArrayLike, x: Array) -> ArrayLike:
+    """A standard deviation as a Python number, or as an array of the dtype of x.
+
+    >>> like(0.5, jnp.ones(2)), like(jnp.float32(0.5), jnp.ones(2, "bfloat16")).dtype
+    (0.5, dtype(bfloat16))
+    """
+    return std if isinstance(std, (int, float)) else jnp.asarray(std).astype(x.dtype)
 
 
 def default_float() -> jnp.dtype:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn.errors import invalid, require_real
-from jaxnn.nn import limit
+from jaxnn.nn import lengths, limit
 from jaxnn.nn.layers import Layer, Sequences, require_in_shape
 from jaxnn.nn.windows import Padding, Windows, places, require_spatial, windows, wrap_for
 from jaxnn.precision import accumulated, inexact
@@ -102,7 +102,7 @@ def global_avg_pool() -> Layer:
     >>> global_avg_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
     Array([[3.5]], dtype=float32)
     """
-    kernel = partial(limit.global_pool, layer="global_avg_pool", mean=True)
+    kernel = partial(_global_limit, layer="global_avg_pool", mean=True)
     return _global_pool("global_avg_pool", jnp.mean, kernel)
 
 
@@ -121,7 +121,7 @@ def global_sum_pool() -> Layer:
     >>> global_sum_pool().apply((), jnp.arange(8.0).reshape(1, 2, 4, 1))
     Array([[28.]], dtype=float32)
     """
-    kernel = partial(limit.global_pool, layer="global_sum_pool", mean=False)
+    kernel = partial(_global_limit, layer="global_sum_pool", mean=False)
     return _global_pool("global_sum_pool", jnp.sum, kernel)
 
 
@@ -162,6 +162,11 @@ def _reduce(x: Array, own: Windows, operation) -> Array:
         (1, *own.strides, 1),
         "VALID" if circular else own.padding,
     )
+
+
+def _global_limit(kernel: limit.Kernel, *, layer: str, mean: bool) -> limit.Kernel:
+    pool = limit.global_pool if kernel.lengths1 is None else lengths.pool
+    return pool(kernel, layer=layer, mean=mean)
 
 
 def _global_pool(name, reduce, kernel) -> Layer:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.nn.windows import Windows, covered, places
+from jaxnn.nn.windows import Windows, covered, enlarged, places
 from jaxnn.types import Array, Shape
 
 
@@ -90,6 +90,32 @@ class Positions:
             k = reduce(jnp.add, [_taken(k, together, tap) for tap in taps])
         return k
 
+    def spread(self, windows: Windows) -> "Positions":
+        """The positions of the outputs of a transposed convolution over these."""
+        return Positions(enlarged(windows, self.shape), self.crossed)
+
+    def transposed_sum(self, k: Array, windows: Windows) -> Array:
+        """Σ_a k̃[j + a - low, j' + a - low], k̃ being k with stride - 1 zeros between its entries."""
+        count = len(self.shape)
+        for axis, (n, d) in enumerate(
+            zip(enlarged(windows, self.shape), windows.dilation, strict=True)
+        ):
+            together = (axis, axis + count) if self.crossed else (axis,)
+            k = _stuffed(k, together, windows, axis)
+            taps = [slice(a * d, a * d + n) for a in range(windows.size[axis])]
+            k = reduce(jnp.add, [_taken(k, together, tap) for tap in taps])
+        return k
+
+    def mixed(self, k: Array, matrices: Sequence[Array]) -> Array:
+        """Σ_{s, s'} A[t, s] k[s, s'] A[t', s'] of a crossed kernel, a matrix A per spatial axis."""
+        count = len(self.shape)
+        for axis, matrix in enumerate(matrices):
+            matrix = jnp.asarray(matrix).astype(k.dtype)
+            for at in (axis, axis + count):
+                product = jnp.tensordot(matrix, k, (1, at), precision=lax.Precision.HIGHEST)
+                k = jnp.moveaxis(product, 0, at)
+        return k
+
     def separate_sum(self, k: Array, windows: Windows) -> Array:
         """Σ_{a, a'} k[s + a, s' + a'] of a crossed kernel."""
         count = len(self.shape)
@@ -120,6 +146,25 @@ def _taken(k: Array, axes: Sequence[int], tap: slice) -> Array:
     for axis in axes:
         index[axis] = tap
     return k[tuple(index)]
+
+
+def _stuffed(k: Array, axes: Sequence[int], windows: Windows, axis: int) -> Array:
+    """`k` with stride - 1 zeros between entries along `axes`, padded for a transposed window."""
+    reach, stride = covered(windows)[axis], windows.strides[axis]
+    low, high = reach - 1, stride - 1 + max(reach - stride, 0)
+    if windows.padding == "SAME":
+        total = reach + stride - 2
+        low = reach - 1 if stride > reach - 1 else -(-total // 2)
+        high = total - low
+    if windows.padding == "CIRCULAR":
+        low, high = 0, stride - 1
+    zero = np.zeros((), k.dtype)
+    inside = [(low, high, stride - 1) if a in axes else (0, 0, 0) for a in range(k.ndim)]
+    k = lax.pad(k, zero, inside)
+    if windows.padding != "CIRCULAR":
+        return k
+    circle = [(reach // 2, (reach - 1) // 2) if a in axes else (0, 0) for a in range(k.ndim)]
+    return jnp.pad(k, circle, mode="wrap")
 
 
 def _continued(k: Array, axes: Sequence[int], windows: Windows, axis: int, n: int) -> Array:

@@ -5,18 +5,19 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.nn import limit
+from jaxnn.nn import lengths, limit
 from jaxnn.nn.layers import Layer
 from jaxnn.nn.limit import MOMENTS, Kernel
+from jaxnn.nn.parametrization import like
 from jaxnn.nn.positions import Positions
-from jaxnn.types import Array
+from jaxnn.types import Array, ArrayLike
 
 
 def limit_of(
     kernel: Kernel,
     activation: Layer,
     width: int,
-    std: tuple[float, float, float],
+    std: tuple[ArrayLike, ArrayLike | None, ArrayLike],
     parametrization: str,
     *,
     last: bool,
@@ -29,12 +30,17 @@ def limit_of(
 
     and (K_h, Θ_h) from (K_u, Θ_u) as of any activation; own is K_u in the NTK parametrization, and
     dK_x + nK_h(t-1, t'-1) + 1 in the standard one. Only derivatives that go back equally many
-    steps correlate, so that pairs of equal times need no others. std = (σ_w, σ_b, σ_u).
+    steps correlate, so that pairs of equal times need no others, unless padded sequences
+    end at different times. std = (σ_w, σ_b, σ_u).
 
     Source: Yang (2019), section 4; Alemohammad et al. (2021), theorem 1.
     """
     weight_std, bias_std, recurrent_std = std
-    if last and kernel.positions.crossed:
+    u2 = like(recurrent_std, kernel.nngp) ** 2
+    padded = kernel.lengths1 is not None
+    if padded:
+        limit.require_crossed("rnn over nn.Sequences", kernel)
+    elif last and kernel.positions.crossed:
         kernel = kernel.map(
             lambda k: kernel.positions.variances(k)[:, 0],
             positions=Positions(kernel.positions.shape),
@@ -45,17 +51,30 @@ def limit_of(
     drive = limit.affine(kernel.map(flip), width, weight_std, bias_std, parametrization)
 
     def after(drive: Kernel, before: Kernel) -> Kernel:
-        u2 = recurrent_std**2
         own = u2 * before.nngp if parametrization == "ntk" else width * before.nngp
         moments = {name: getattr(drive, name) + u2 * getattr(before, name) for name in MOMENTS}
         moments["ntk"] = moments["ntk"] + own
         return activation.kernel(replace(drive, **moments))
 
     if kernel.positions.crossed:
-        # Every pass settles the states of one more time.
-        pass_ = lambda _, states: after(drive, states.map(_delayed))
-        states = lax.fori_loop(0, times, pass_, after(drive, _nothing(drive)))
-        return states.map(flip)
+        inside = (
+            [jnp.flip(w, 0) if reverse else w for w in lengths.within(kernel)] if padded else []
+        )
+
+        def states_after(before: Kernel) -> Kernel:
+            state = after(drive, before)
+            return lengths.weigh(state, *inside) if padded else state
+
+        # After pass t all entries (s, s') with min(s, s') ≤ t are final: T passes suffice.
+        pass_ = lambda _, states: states_after(states.map(_delayed))
+        states = lax.fori_loop(0, times, pass_, states_after(_nothing(drive))).map(flip)
+        if last and padded:
+            first = [
+                jnp.arange(times)[:, None] == jnp.zeros_like(n)[None]
+                for n in (kernel.lengths1, kernel.lengths2)
+            ]
+            return lengths.total(states, *(first if reverse else lengths.last(kernel)))
+        return states
     at = replace(drive, positions=Positions())
     first = at.map(lambda k: k[0])
     start = _nothing(after(first, _nothing(first)))

@@ -15,9 +15,9 @@ from jaxnn.nn.initializers import Initializer, lecun_normal, normal, orthogonal,
 from jaxnn.nn.layers import Layer, Sequences, require_count, require_in_shape
 from jaxnn.nn.limit import Kernel
 from jaxnn.nn.nonlinearities import tanh
-from jaxnn.nn.parametrization import Parametrization, default_float, weights
+from jaxnn.nn.parametrization import Parametrization, default_float, like, weights
 from jaxnn.precision import inexact
-from jaxnn.types import Array, Key, Params, Shape
+from jaxnn.types import Array, ArrayLike, Key, Params, Shape
 
 Output = Literal["last", "sequence"]
 
@@ -82,9 +82,9 @@ def rnn(
     output: Output = "last",
     activation: Layer | None = None,
     reverse: bool = False,
-    weight_std: float = 1.0,
-    recurrent_std: float = 1.0,
-    bias_std: float = 0.0,
+    weight_std: ArrayLike = 1.0,
+    recurrent_std: ArrayLike = 1.0,
+    bias_std: ArrayLike | None = 0.0,
     parametrization: Parametrization = "standard",
     weight_init: Initializer | None = None,
     recurrent_init: Initializer | None = None,
@@ -123,7 +123,7 @@ def rnn(
     remedy = "It is that of the recurrent weights."
     require_between("rnn(recurrent_std)", recurrent_std, 0.0, math.inf, remedy=remedy)
     scaled = parametrization == "ntk"
-    gain = recurrent_std / math.sqrt(features) if scaled else 1.0
+    gain = recurrent_std if scaled else None
     step = _rnn_step(lambda u: phi.apply((), u), gain)
     same = lambda h: h
     layer = _recurrent(
@@ -140,7 +140,7 @@ def rnn(
         return {**params, "U": square}, _recurrent_shape(in_shape, features, output)
 
     def kernel(kernel: Kernel) -> Kernel:
-        limit.require_axes("rnn", kernel, 1)
+        limit.require_times("rnn", kernel)
         std = weight_std, bias_std, recurrent_std
         return recurrence.limit_of(
             kernel, phi, features, std, parametrization, last=output == "last", reverse=reverse
@@ -331,9 +331,17 @@ def _projected(params: Params, x: Array) -> Array:
 
 
 def _rnn_step(
-    activation: Callable[[Array], Array], gain: float = 1.0
+    activation: Callable[[Array], Array], recurrent_std: ArrayLike | None = None
 ) -> Callable[[Params, Array, Array], Array]:
-    return lambda params, h, xw: activation(xw + gain * (h @ params["U"]))
+    """The step, with U scaled by recurrent_std/√features where that is given."""
+
+    def step(params: Params, h: Array, xw: Array) -> Array:
+        fed_back = h @ params["U"]
+        if recurrent_std is not None:
+            fed_back = like(recurrent_std, fed_back) / math.sqrt(h.shape[-1]) * fed_back
+        return activation(xw + fed_back)
+
+    return step
 
 
 def _lstm_step(params: Params, state: tuple[Array, Array], xw: Array) -> tuple[Array, Array]:

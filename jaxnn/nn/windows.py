@@ -97,6 +97,17 @@ def places(layer: str, windows: Windows, shape: Shape) -> Shape:
     return tuple((n - k) // s + 1 for n, k, s in zip(shape, reach, windows.strides, strict=True))
 
 
+def enlarged(windows: Windows, shape: Shape) -> Shape:
+    """The spatial axes of a transposed convolution's output, of an input of this shape.
+
+    >>> enlarged(windows("conv_transpose", (4,), strides=(2,), padding="VALID"), (7,))
+    (16,)
+    """
+    valid = windows.padding == "VALID"
+    axes = zip(shape, windows.strides, covered(windows), strict=True)
+    return tuple(n * s + (max(k - s, 0) if valid else 0) for n, s, k in axes)
+
+
 def wrap(x: Array, before: Sequence[int], after: Sequence[int]) -> Array:
     """`x` continued periodically along its spatial axes, the axes between the first and the last.
 
