@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Num
+from jaxtyping import Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.kernels.tiles import starts, tile_size
@@ -26,8 +26,8 @@ ALIVE = 8
 
 def infinite(
     net: Layer,
-    x1: Num[Array, "N1 *features"] | Sequences,
-    x2: Num[Array, "N2 *features"] | Sequences | None = None,
+    x1: Shaped[Array, "N1 *features"] | Sequences,
+    x2: Shaped[Array, "N2 *features"] | Sequences | None = None,
     *,
     max_bytes: int = 2**22,
 ) -> Kernel:

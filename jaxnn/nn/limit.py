@@ -13,7 +13,7 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.nn.duals import DualActivation
@@ -74,8 +74,8 @@ class Kernel:
 
 
 def inputs(
-    x1: Num[Array, "N1 *S d"],
-    x2: Num[Array, "N2 *S d"] | None = None,
+    x1: Shaped[Array, "N1 *S d"],
+    x2: Shaped[Array, "N2 *S d"] | None = None,
     *,
     crossed: bool = False,
     lengths1: Int[Array, "N1"] | None = None,

@@ -50,6 +50,28 @@ def test_diagonals_are_exact_in_tiles_that_overlap(max_bytes):
     np.testing.assert_allclose(np.diag(kernel.ntk), 8 * v, rtol=1e-6)
 
 
+def test_data_of_other_dtypes_and_no_data():
+    net = NETS["flat"][1]
+    x = jnp.asarray(np.random.default_rng(0).integers(256, size=(3, 4)), jnp.uint8)
+    exact = kernels.infinite(net, x.astype(jnp.float32))
+    found = kernels.infinite(net, x)
+    half = kernels.infinite(net, (x // 64).astype(jnp.float16))
+    rounded = kernels.infinite(net, (x // 64).astype(jnp.float32)).ntk.astype(jnp.float16)
+    assert (found.ntk.dtype, half.ntk.dtype) == ("float32", "float16")
+    np.testing.assert_array_equal(found.ntk, exact.ntk)
+    np.testing.assert_allclose(half.ntk, rounded, rtol=1e-3)
+    assert kernels.infinite(net, x[:0], x).ntk.shape == (0, 3)
+
+
+def test_the_forms_of_layers_and_kernels_in_print_are_one_line():
+    net = nn.lenet()
+    kernel = limit.inputs(jnp.ones((2, 3)))
+    for shown, part in [(net, "serial of"), (nn.relu(), "relu"), (kernel, "(2, 2) in float32")]:
+        assert "\n" not in repr(shown)
+        assert part in repr(shown)
+        assert len(repr(shown)) < 200
+
+
 @pytest.mark.slow
 def test_gradients_pass_through_tiles():
     in_shape, net = NETS["pooled"]
@@ -64,6 +86,18 @@ def test_bad_input_is_refused():
     with unchecked():
         for action, start in [
             (lambda: kernels.infinite(net, jnp.ones(3)), "infinite(x1): got shape (3,)"),
+            (lambda: kernels.infinite(net, [[1.0, 2.0]]), "infinite(x1): got a list, expected an"),
+            (lambda: kernels.infinite(net, {"a": jnp.ones((2, 4))}), "infinite(x1): got a dict"),
+            (
+                lambda: kernels.infinite(lambda p, x: x, jnp.ones((2, 4))),
+                "infinite(net): got a function, expected an nn.Layer",
+            ),
+            (
+                lambda: kernels.infinite(
+                    net, nn.Sequences(jnp.ones((2, 3, 4)), jnp.array([1, 2])), jnp.ones((2, 3, 4))
+                ),
+                "infinite(x2): got a ",
+            ),
             (
                 lambda: kernels.infinite(net, jnp.ones((3, 4)), jnp.ones((3, 5))),
                 "infinite(x2): got shape (3, 5), expected (N, 4)",

@@ -245,9 +245,13 @@ def test_refusals():
         (nn.conv(3, (3,)), "conv.kernel: the spatial axes: got 2 of them"),
         (
             nn.serial(nn.dense(3), nn.layer_norm(), nn.relu()),
-            "relu.kernel: the features entering relu: got features that are not Gaussian",
+            "relu.kernel: the features entering relu: got the output of a layer_norm with",
         ),
-        (nn.rnn(3), "rnn.kernel: the spatial axes: got 2 of them"),
+        (nn.rnn(3), "rnn.kernel: the axes between batch and features: got 2 of them, expected 1"),
+        (
+            nn.self_attention(1, scaling="linear"),
+            "self_attention.kernel: the axes between batch and features: got 2 of them, expected 1",
+        ),
         (nn.conv(3, (3, 3), groups=3), "conv with groups.kernel"),
         (nn.conv(3, (3, 3), bias_init=nn.initializers.zeros()), "conv with weight_init"),
         (nn.global_max_pool(), "global_max_pool.kernel: got a layer without"),
