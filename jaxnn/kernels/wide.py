@@ -73,7 +73,8 @@ def infinite(
     tiled = partial(_in_tiles, net, max_bytes=max_bytes)
     if explicit:
         # Entries of the kernel pair two examples of the sharded axis.
-        tiled = jax.sharding.auto_axes(tiled, axes=tuple(explicit), out_sharding=PartitionSpec())
+        options = {"axes": tuple(explicit), "out_sharding": PartitionSpec()}
+        tiled = jax.sharding.auto_axes(**options)(tiled)
         with jax.sharding.use_abstract_mesh(mesh):
             kernel = tiled(x1, x2)
     else:
@@ -128,10 +129,11 @@ def _between(
     net: Layer, crossed: bool, x1: Array | Sequences, x2: Array | Sequences | None
 ) -> Kernel:
     if not isinstance(x1, Sequences):
-        return net.kernel(limit.inputs(x1, x2, crossed=crossed))
-    other = (None, None) if x2 is None else x2
+        other = None if x2 is None else _values(x2)
+        return net.kernel(limit.inputs(x1, other, crossed=crossed))
+    values2, lengths2 = x2 if isinstance(x2, Sequences) else (None, None)
     inputs = limit.inputs(
-        x1.values, other[0], crossed=crossed, lengths1=x1.lengths, lengths2=other[1]
+        x1.values, values2, crossed=crossed, lengths1=x1.lengths, lengths2=lengths2
     )
     return net.kernel(inputs)
 
@@ -163,11 +165,9 @@ def _empty(
         )
         for name, s in shapes.items()
     }
-    known = blocks[0].lengths1 is not None
-    lengths = {
-        "lengths1": x1.lengths if known else None,
-        "lengths2": x2.lengths if known else None,
-    }
+    lengths = {}
+    if blocks[0].lengths1 is not None and isinstance(x1, Sequences) and isinstance(x2, Sequences):
+        lengths = {"lengths1": x1.lengths, "lengths2": x2.lengths}
     return replace(blocks[0], **zeros, **lengths, twins=False)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from numpy.polynomial import Polynomial
 
-from jaxnn.types import Array, ArrayLike
+from jaxnn.types import Array
 
 
 @jax.custom_jvp
@@ -99,7 +99,7 @@ def polar(k: Array, v1: Array, v2: Array) -> Polar:
 
 
 def root_of(
-    slopes: tuple[ArrayLike, ArrayLike], k: Array, v1: Array, v2: Array
+    slopes: tuple[Array | float, Array | float], k: Array, v1: Array, v2: Array
 ) -> tuple[Array, Array, Array, Array]:
     """A unit, and in it k, √((1 + c₁v₁)(1 + c₂v₂) - c₁c₂k²), and v₁v₂ - k² in its square.
 

@@ -210,12 +210,9 @@ def self_attention(
         wide = kernel.width if features is None else features
         std = (weight_std, bias_std, parametrization)
         value = limit.affine(kernel, wide, *std)
-        inside = (None, None)
-        if kernel.lengths1 is not None:
-            inside1, inside2 = lengths.within(kernel)
-            inside = inside1[None, :, :, None], inside2[None, :, None, :]
-        share1 = share(value.covariance1, inside[0])
-        share2 = share(value.covariance2, inside[1])
+        inside = None if kernel.lengths1 is None else lengths.within(kernel)
+        share1 = share(value.covariance1, inside and inside[0][None, :, :, None])
+        share2 = share(value.covariance2, inside and inside[1][None, :, None, :])
         heard = replace(
             value,
             nngp=_weighed(share1, value.nngp, share2),
@@ -224,7 +221,7 @@ def self_attention(
             covariance2=_weighed(share2, value.covariance2, share2),
         )
         written = limit.affine(heard, kernel.width, *std)
-        return written if inside[0] is None else lengths.weigh(written, inside1, inside2)
+        return written if inside is None else lengths.weigh(written, *inside)
 
     def share(logits: Array, inside: Array | None) -> Array:
         # Query and key are drawn as the value is, so that its covariance is that of both.

@@ -205,7 +205,8 @@ def conv_transpose(
 
     if affine.given:
         remedy = "Leave both None and choose weight_std and bias_std."
-        kernel = limit.no_limit(f"{name} with weight_init or bias_init", remedy)
+        no_limit = limit.no_limit(f"{name} with weight_init or bias_init", remedy)
+        return Layer(init, apply, no_limit, name)
     return Layer(init, apply, kernel, name)
 
 

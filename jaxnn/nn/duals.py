@@ -12,7 +12,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 
 from jaxnn.nn.angles import Polar, arctan2, polar, root_of
-from jaxnn.types import Array, ArrayLike
+from jaxnn.types import Array
 
 DualActivation: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Array]]
 """(k, v₁, v₂) ↦ (E[φ(u)φ(w)], E[φ'(u)φ'(w)]) for (u, w) ~ N(0, [[v₁, k], [k, v₂]])."""
@@ -91,7 +91,7 @@ def threshold(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
 
 
 def erf(
-    k: Array, v1: Array, v2: Array, *, slopes: tuple[ArrayLike, ArrayLike] = (1.0, 1.0)
+    k: Array, v1: Array, v2: Array, *, slopes: tuple[Array | float, Array | float] = (1.0, 1.0)
 ) -> tuple[Array, Array]:
     """The dual of φ = erf: E[φφ] = (2/π) arcsin(2k/√((1 + 2v₁)(1 + 2v₂))).
 
@@ -114,7 +114,7 @@ def scaled_erf(scale: float, slope: float, shift: float) -> DualActivation:
 
 
 def gelu(
-    k: Array, v1: Array, v2: Array, *, slopes: tuple[ArrayLike, ArrayLike] = (1.0, 1.0)
+    k: Array, v1: Array, v2: Array, *, slopes: tuple[Array | float, Array | float] = (1.0, 1.0)
 ) -> tuple[Array, Array]:
     """The dual of φ(u) = uΦ(u), Φ the normal distribution function.
 
@@ -160,7 +160,7 @@ def gaussian(precision: float) -> DualActivation:
     """
 
     def dual(k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
-        unit, k1, root, _ = root_of((2.0 * precision,) * 2, k, v1, v2)
+        unit, k1, root, _ = root_of((2.0 * precision, 2.0 * precision), k, v1, v2)
         return 1.0 / (unit * root), 4.0 * precision**2 * k1 / (unit * root) ** 2 / root
 
     return dual

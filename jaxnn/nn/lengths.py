@@ -5,30 +5,46 @@ A kernel of padded sequences has entries for all pairs of times, axes (T, T, N1,
 of each example.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax.numpy as jnp
 
+from jaxnn.errors import invalid
 from jaxnn.nn import limit
 from jaxnn.nn.limit import Kernel
 from jaxnn.nn.positions import Positions
 from jaxnn.types import Array
 
 
+def of(kernel: Kernel) -> tuple[Array, Array]:
+    """The lengths of x1 and of x2.
+
+    Errors: a kernel without.
+    """
+    if kernel.lengths1 is None or kernel.lengths2 is None:
+        raise invalid(
+            "lengths of a kernel",
+            got="None",
+            expected="the lengths of padded sequences",
+            remedy="Start from nn.limit.inputs(x1, x2, lengths1=..., lengths2=..., crossed=True).",
+        )
+    return kernel.lengths1, kernel.lengths2
+
+
 def within(kernel: Kernel) -> tuple[Array, Array]:
-    """Whether each time is within each sequence, (T, N1) and (T, N2), for known lengths."""
-    (times,) = kernel.positions.shape
-    before = jnp.arange(times)[:, None]
-    lengths = kernel.lengths1, kernel.lengths2
-    return tuple(before.astype(n.dtype) < n[None, :] for n in lengths)
+    """Whether each time is within each sequence, (T, N1) and (T, N2)."""
+    return _each_time(kernel, lambda time, length: time < length)
+
+
+def first(kernel: Kernel) -> tuple[Array, Array]:
+    """Whether each time is the first one, (T, N1) and (T, N2)."""
+    return _each_time(kernel, lambda time, length: time == jnp.zeros_like(length))
 
 
 def last(kernel: Kernel) -> tuple[Array, Array]:
     """Whether each time is the last one of each sequence, (T, N1) and (T, N2)."""
-    (times,) = kernel.positions.shape
-    after = jnp.arange(1, times + 1)[:, None]
-    lengths = kernel.lengths1, kernel.lengths2
-    return tuple(after.astype(n.dtype) == n[None, :] for n in lengths)
+    return _each_time(kernel, lambda time, length: time == length - 1)
 
 
 def weigh(kernel: Kernel, weights1: Array, weights2: Array) -> Kernel:
@@ -61,9 +77,15 @@ def pool(kernel: Kernel, *, layer: str, mean: bool) -> Kernel:
     limit.require_times(layer, kernel)
     weights = within(kernel)
     if mean:
-        counts = (jnp.maximum(n, 1) for n in (kernel.lengths1, kernel.lengths2))
-        weights = tuple(
-            w.astype(kernel.nngp.dtype) / n.astype(kernel.nngp.dtype)[None, :]
-            for w, n in zip(weights, counts, strict=True)
-        )
+        dtype = kernel.nngp.dtype
+        share = lambda w, n: w.astype(dtype) / jnp.maximum(n, 1).astype(dtype)[None, :]
+        (w1, w2), (n1, n2) = weights, of(kernel)
+        weights = share(w1, n1), share(w2, n2)
     return total(kernel, *weights)
+
+
+def _each_time(kernel: Kernel, holds: Callable[[Array, Array], Array]) -> tuple[Array, Array]:
+    (times,) = kernel.positions.shape
+    n1, n2 = of(kernel)
+    at = lambda n: holds(jnp.arange(times, dtype=n.dtype)[:, None], n[None, :])
+    return at(n1), at(n2)

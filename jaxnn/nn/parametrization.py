@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def weights(
             expected="None, as there is no bias",
             remedy="Leave bias_std out.",
         )
-    scaled = parametrization == "ntk"
+    scaled, bias_scale = parametrization == "ntk", 0.0 if bias_std is None else bias_std
     with_bias = bias_std is not None and (
         not scaled or concrete(bias_std) != 0.0 or bias_init is not None
     )
@@ -81,7 +81,7 @@ def weights(
         draw_weight = weight_init or normal(1.0 if scaled else weight_std / math.sqrt(fan_in))
         params = {"W": draw_weight(weight_key, shape, default_float())}
         if with_bias:
-            std = 1.0 if scaled else bias_std
+            std = 1.0 if scaled else bias_scale
             draw_bias = bias_init or (zeros() if concrete(std) == 0.0 else normal(std))
             params["b"] = draw_bias(bias_key, shape[-1:], default_float())
         return params
@@ -92,13 +92,13 @@ def weights(
         if "b" in params:
             # Not by promotion of ranks: (features,) against (N, ..., features).
             bias = jnp.broadcast_to(params["b"], y.shape)
-            y = y + (like(bias_std, bias) * bias if scaled else bias)
+            y = y + (like(bias_scale, bias) * bias if scaled else bias)
         return y
 
     return Weights(draw, shift, weight_init is not None or bias_init is not None)
 
 
-def like(std: ArrayLike, x: Array) -> ArrayLike:
+def like(std: ArrayLike, x: Array) -> Any:
     """A standard deviation as a Python number, or as an array of the dtype of x.
 
     >>> like(0.5, jnp.ones(2)), like(jnp.float32(0.5), jnp.ones(2, "bfloat16")).dtype

@@ -133,10 +133,8 @@ def _polar_expectation(g, h, angle: Array, s1: Array, s2: Array) -> Array:
     """E[g(u)h(w)] of Gaussian (u, w) of standard deviations s₁, s₂ and correlation cos(angle)."""
     # Float32 needs only 4/5 of the nodes.
     share = 1.0 if jnp.finfo(angle.dtype).bits > 32 else 0.8
-    radii, angles = (
-        tuple(jnp.asarray(a, angle.dtype) for a in _legendre(round(share * count)))
-        for count in (RADII, ANGLES)
-    )
+    radii = _legendre(round(share * RADII), angle.dtype)
+    angles = _legendre(round(share * ANGLES), angle.dtype)
     s = lax.stop_gradient(jnp.maximum(s1, s2))
     s = jnp.where(s > 0, s, 1.0)
     # The two sectors of half the circle: u and w of one sign, of opposite signs. The other half of
@@ -181,7 +179,7 @@ def _resolved(fn: Callable[[Array], Array], v: Array) -> Array:
 
     def moment(count: int) -> Array:
         shape = (1,) * v.ndim + (count,)
-        nodes, weights = (jnp.asarray(a, v.dtype).reshape(shape) for a in _legendre(count))
+        nodes, weights = (a.reshape(shape) for a in _legendre(count, v.dtype))
         reach = jnp.arcsinh(FARTHEST * s)
         steps = jnp.sinh(reach * nodes)
         mass = weights * reach * jnp.sqrt(1.0 + steps**2) / s * jnp.exp(-((steps / s) ** 2) / 2.0)
@@ -195,11 +193,10 @@ def _derivative(fn: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda u: jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
 
 
-@cache
-def _legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
+def _legendre(count: int, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Gauss-Legendre nodes and weights for [0, 1]."""
     node, weight = np.polynomial.legendre.leggauss(count)
-    return (node + 1.0) / 2.0, weight / 2.0
+    return jnp.asarray((node + 1.0) / 2.0, dtype), jnp.asarray(weight / 2.0, dtype)
 
 
 @cache

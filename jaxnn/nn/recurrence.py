@@ -69,11 +69,7 @@ def limit_of(
         pass_ = lambda _, states: states_after(states.map(_delayed))
         states = lax.fori_loop(0, times, pass_, states_after(_nothing(drive))).map(flip)
         if last and padded:
-            first = [
-                jnp.arange(times)[:, None] == jnp.zeros_like(n)[None]
-                for n in (kernel.lengths1, kernel.lengths2)
-            ]
-            return lengths.total(states, *(first if reverse else lengths.last(kernel)))
+            return lengths.total(states, *(lengths.first if reverse else lengths.last)(kernel))
         return states
     at = replace(drive, positions=Positions())
     first = at.map(lambda k: k[0])
