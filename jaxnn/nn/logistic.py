@@ -26,7 +26,7 @@ def tanh(slope: float = 1.0) -> DualActivation:
     >>> k, v = jnp.array(50.0), jnp.array(100.0)
     >>> value, derivative = tanh()(k, v, v)
     >>> print(f"{value:.4f} {derivative:.4f}")  # almost (2/π) arcsin(1/2) = 1/3
-    0.3304 0.0073
+    0.3303 0.0073
     """
 
     def between(a: Array, b: Array, k: Array, v1: Array, v2: Array) -> tuple[Array, Array]:
