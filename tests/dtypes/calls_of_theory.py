@@ -206,11 +206,9 @@ DENSITY = linalg.SpectralDensity(
 )
 
 LINALG = {
-    "linalg.cg": Call(lambda b: linalg.cg(DOUBLE, b)[0], (small(4),), "refused", None),
-    "linalg.minres": Call(lambda b: linalg.minres(DOUBLE, b)[0], (small(4),), "refused", None),
-    "linalg.minres_qlp": Call(
-        lambda b: linalg.minres_qlp(DOUBLE, b)[0], (small(4),), "refused", None
-    ),
+    "linalg.cg": Call(lambda b: linalg.cg(DOUBLE, b)[0], (small(4),), **NO_HALF),
+    "linalg.minres": Call(lambda b: linalg.minres(DOUBLE, b)[0], (small(4),), **NO_HALF),
+    "linalg.minres_qlp": Call(lambda b: linalg.minres_qlp(DOUBLE, b)[0], (small(4),), **NO_HALF),
     "linalg.from_dense": Call(linalg.from_dense, (K,), "refused", None),
     "linalg.mean_over_batches": Call(
         lambda x: linalg.mean_over_batches(lambda x: jnp.mean(x.astype(float)), (x,), 2),
@@ -231,6 +229,7 @@ TREE = {
     "tree.dot": Call(tree.dot, ([data(300), data(2, 2)], [data(300), data(2, 2)])),
     "tree.norm": Call(tree.norm, ([data(300), data(2, 2)],)),
     "tree.largest_entry": Call(tree.largest_entry, ([data(300), data(2, 2)],)),
+    "tree.cast": kept(lambda x: tree.cast(x, x), [data(3)]),
     "tree.all_finite": kept(tree.all_finite, [data(3)]),
     "tree.where": kept(lambda x, y: tree.where(True, x, y), [data(3)], [data(3)]),
     "tree.strong": kept(tree.strong, [data(3)]),
