@@ -7,7 +7,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn.errors import invalid
-from jaxnn.kernels.matrices import real_arrays, regularized, share, square
+from jaxnn.kernels.matrices import as_columns, real_arrays, regularized, share, square
 from jaxnn.kernels.modes import decomposed
 from jaxnn.kernels.spectral import PSEUDO_INVERSE, applied
 from jaxnn.linalg.vectors import dot
@@ -53,8 +53,7 @@ def solve(
             expected=f"({len(matrix)}, ...), a row for every row of the kernel",
             remedy="Flatten the outputs as a kernel (N, N, O, O) is flattened, to (N·O, ...).",
         )
-    columns = b.reshape(len(matrix), -1)
-    found = solved(regularized("solve", matrix, noise, diag_reg), columns)
+    found = solved(regularized("solve", matrix, noise, diag_reg), as_columns(b))
     return Solution(found.x.reshape(b.shape).astype(dtype), found.rank, found.residual)
 
 
@@ -93,9 +92,9 @@ def factorized(
     (False, True)
     """
     n = len(matrix)
-    factor = jnp.linalg.cholesky(matrix)
     if n == 0:
-        return factor, jnp.asarray(True)
+        return matrix, jnp.asarray(True)
+    factor = jnp.linalg.cholesky(matrix)
     # NaN pivots are not definite.
     least = n * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
     definite = jnp.min(jnp.diagonal(factor) ** 2) > least

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 
 from jaxnn.errors import invalid
 from jaxnn.kernels.flow import checked_time
-from jaxnn.kernels.matrices import real_arrays, regularized, square
+from jaxnn.kernels.matrices import as_columns, real_arrays, regularized, square
 from jaxnn.kernels.modes import Modes, decomposed
 from jaxnn.kernels.regression import positive_diagonal
 from jaxnn.kernels.spectral import FLOW, applied
@@ -180,11 +180,11 @@ def _moments(
             remedy="Rows are test inputs, columns training inputs.",
         )
     cross_nngp, cross_ntk = (a.astype(matrix.dtype) for a in (cross_nngp, cross_ntk))
-    sides = y.reshape(n, -1) if own is None else cross_ntk.T
+    sides = as_columns(y) if own is None else cross_ntk.T
     found = applied(FLOW, matrix, modes, time.astype(matrix.dtype), sides)[0]
     if own is None:
         return Ensemble(dot(cross_ntk, found).reshape(m, *y.shape[1:]).astype(dtype), None)
-    mean = dot(found.T, y.reshape(n, -1)).reshape(m, *y.shape[1:]).astype(dtype)
+    mean = dot(found.T, as_columns(y)).reshape(m, *y.shape[1:]).astype(dtype)
     prior = own.astype(matrix.dtype)
     if own.ndim == 1:
         change = jnp.sum(found * (dot(nngp, found) - 2.0 * cross_nngp.T), axis=0)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxnn import linalg, tree
 from jaxnn.errors import concrete, invalid, is_traced, require_between
-from jaxnn.kernels.matrices import as_matrix, real_arrays, regularized, square
+from jaxnn.kernels.matrices import as_columns, as_matrix, real_arrays, regularized, square
 from jaxnn.kernels.modes import decomposed
 from jaxnn.kernels.spectral import DESCENT, FLOW, Descent, SpectralFunction, applied
 from jaxnn.linalg.vectors import dot
@@ -207,7 +207,7 @@ def _trained(
     kernel, y, outputs, cross, test_outputs = values
     matrix = square(caller, kernel)
     regular = regularized(caller, matrix, noise, diag_reg)
-    columns = lambda a: a.reshape(len(a), -1) if kernel.ndim == 2 else a.reshape(-1, 1)
+    columns = lambda a: as_columns(a) if kernel.ndim == 2 else a.reshape(-1, 1)
     error = columns(-y if outputs is None else outputs - y)
     modes = decomposed(regular)
     parameters = jax.tree.map(lambda p: p.astype(error.dtype), parameters)

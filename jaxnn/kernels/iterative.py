@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 
 from jaxnn import linalg
 from jaxnn.errors import concrete, invalid, require_between
-from jaxnn.kernels.matrices import real_arrays
+from jaxnn.kernels.matrices import as_columns, real_arrays
 from jaxnn.kernels.tiles import starts
 from jaxnn.linalg.krylov import Iterate
 from jaxnn.linalg.vectors import dot
@@ -63,6 +63,8 @@ def solve_iteratively(
     entry = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     entries = jnp.zeros((), jax.eval_shape(kernel, entry, entry).dtype)
     (b,), dtype = real_arrays("solve_iteratively", b=inexact(b, entries))
+    if n == 0:
+        return Iterate(b.astype(dtype), jnp.zeros(()), jnp.zeros((), int), jnp.asarray(True))
     pairs = lambda x1, x2: kernel(x1, x2).astype(b.dtype)
 
     size = min(batch_size, n)
@@ -82,7 +84,7 @@ def solve_iteratively(
     half = jnp.linalg.cholesky(inner)
 
     def preconditioner(r: Array) -> Array:
-        columns = dot(factor.T, r.reshape(n, -1))
+        columns = dot(factor.T, as_columns(r))
         inverse = jax.scipy.linalg.cho_solve((half, True), columns)
         return (r - dot(factor, inverse).reshape(r.shape)) / ridge
 

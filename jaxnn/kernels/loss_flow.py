@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxnn.errors import invalid, require_between
-from jaxnn.kernels.matrices import as_matrix, real_arrays, square
+from jaxnn.kernels.matrices import as_columns, as_matrix, real_arrays, square
 from jaxnn.kernels.ode import integrate
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, ArrayLike, Shape
@@ -107,7 +107,7 @@ def gradient_flow_of_loss(
 
     def force(f: Array) -> Array:
         slope = gradient(f[:n])
-        columns = slope.reshape(n, -1) if kernel.ndim == 2 else slope.reshape(-1, 1)
+        columns = as_columns(slope) if kernel.ndim == 2 else slope.reshape(-1, 1)
         return -dot(theta, columns).reshape(f.shape)
 
     def field(_, state: Array) -> Array:

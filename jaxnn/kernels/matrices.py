@@ -1,5 +1,6 @@
 """Kernels as real symmetric matrices: their dtype, form, ridge and relative norms."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -114,6 +115,15 @@ def _norm_in_units(a: Array) -> tuple[Array, Array]:
 def _within(value: ArrayLike) -> bool:
     numbers = np.asarray(value, np.float64)
     return bool(np.all((numbers >= 0) & (numbers < np.inf)))
+
+
+def as_columns(a: Shaped[Array, "N ..."]) -> Shaped[Array, "N C"]:
+    """Targets (N, ...) as (N, C), also without examples or outputs.
+
+    >>> as_columns(jnp.ones((4, 3, 2))).shape, as_columns(jnp.ones(0)).shape
+    ((4, 6), (0, 1))
+    """
+    return a.reshape(a.shape[0], math.prod(a.shape[1:]))
 
 
 def as_matrix(kernel: Shaped[Array, "N M ..."]) -> Shaped[Array, "n m"]:

@@ -135,5 +135,6 @@ def max_learning_rate(
     remedy = "It is the share of a step that the next one keeps."
     require_between("max_learning_rate(momentum)", momentum, 0.0, 1.0, remedy=remedy)
     (kernel,), dtype = real_arrays("max_learning_rate", kernel=kernel)
-    largest = jnp.linalg.eigvalsh(square("max_learning_rate", kernel))[-1]
+    matrix = square("max_learning_rate", kernel)
+    largest = jnp.linalg.eigvalsh(matrix)[-1] if len(matrix) else jnp.zeros((), matrix.dtype)
     return (2.0 * (1.0 + jnp.asarray(momentum, largest.dtype)) / largest).astype(dtype)

@@ -83,7 +83,8 @@ def integrate(
     grain = lambda t: SPACINGS * jnp.finfo(dtype).eps * jnp.abs(t)
     slope_at = _checked(field, y)
     slope = slope_at(t0, y)
-    size = lambda a, y: jnp.sqrt(jnp.mean((a / (atol + rtol * jnp.abs(y))) ** 2))
+    count = max(y.size, 1)
+    size = lambda a, y: jnp.sqrt(jnp.sum((a / (atol + rtol * jnp.abs(y))) ** 2) / count)
     if first_step is None:
         # As far as the slope changes y by a hundredth of its size.
         rate = size(slope, y)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Integer, Shaped
 
 from jaxnn.errors import concrete, invalid
 from jaxnn.kernels.dense_solves import factorized, solved
-from jaxnn.kernels.matrices import real_arrays, regularized, square
+from jaxnn.kernels.matrices import as_columns, real_arrays, regularized, square
 from jaxnn.linalg.vectors import dot
 from jaxnn.types import Array, ArrayLike
 
@@ -80,7 +80,7 @@ def gp_posterior(
             expected=f"({m},) or ({m}, {m})",
             remedy="It is the kernel of the test inputs, or its diagonal.",
         )
-    targets = y.reshape(n, -1)
+    targets = as_columns(y)
     sides = targets if own is None else jnp.concatenate([targets, cross.T], axis=1)
     found = solved(regularized("gp_posterior", matrix, noise, diag_reg), sides)
     weights, explained = found.x[:, : targets.shape[1]], found.x[:, targets.shape[1] :]
@@ -138,7 +138,7 @@ def log_marginal_likelihood(
             expected=f"({n}, ...) for a kernel {kernel.shape}",
             remedy="y has a row for every row of the kernel.",
         )
-    targets = y.reshape(n, -1)
+    targets = as_columns(y)
     matrix = regularized("log_marginal_likelihood", matrix, noise, diag_reg)
     # Not by eigenmodes, which have no derivatives where eigenvalues are equal.
     factor, definite = factorized(matrix)

@@ -215,7 +215,7 @@ def _taken(bits: Array) -> tuple[Array, Array]:
 
 def _ended(modes: Modes, p: Descent, reached: Array, limit: Array) -> Array:
     """`reached` after finitely many steps, else the limit, which is NaN where descent diverges."""
-    fastest = p.learning_rate * modes.eigenvalues[0]
+    fastest = p.learning_rate * jnp.max(modes.eigenvalues, initial=0.0)
     converges = (fastest < 2.0 * (1.0 + p.momentum)) & (p.momentum < 1.0) & (p.learning_rate > 0)
     return jnp.where(
         p.infinite > 0,

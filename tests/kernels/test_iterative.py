@@ -40,6 +40,27 @@ def test_integer_targets_and_kernels_of_half_precision():
     np.testing.assert_allclose(found.x.astype("float32"), exact, rtol=1e-2, atol=1e-2)
 
 
+def test_solutions_are_differentiated_in_reverse_mode(float64):
+    # By the inputs, the targets, the noise and a scale of the kernel, against the dense solution.
+    rng = np.random.default_rng(4)
+    x, b = jnp.asarray(rng.normal(size=(10, 2))), jnp.asarray(rng.normal(size=10))
+    weights = jnp.asarray(rng.normal(size=10))
+
+    def iterated(x, b, noise, scale):
+        pairs = lambda a, b: rbf(scale * a, scale * b)
+        options = {"noise": noise, "rank": 4, "batch_size": 4, "tolerance": 1e-12}
+        return weights @ kernels.solve_iteratively(pairs, x, b, **options).x
+
+    def dense(x, b, noise, scale):
+        return weights @ jnp.linalg.solve(rbf(scale * x, scale * x) + noise * jnp.eye(10), b)
+
+    found, exact = (
+        jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))(x, b, 0.1, 0.8) for f in (iterated, dense)
+    )
+    for got, expected in zip(found, exact, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-8)
+
+
 @pytest.mark.slow
 def test_the_preconditioner_saves_steps(float64):
     rng = np.random.default_rng(1)

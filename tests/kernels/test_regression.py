@@ -227,3 +227,21 @@ def test_a_kernel_with_nan_has_no_solution():
         kernels.gradient_flow(k, y, jnp.inf).train,
     ))(jnp.eye(3).at[0, 1].set(jnp.nan), jnp.ones(3))  # fmt: skip
     assert all(jnp.all(jnp.isnan(part)) for part in parts)
+
+
+def test_no_examples_and_no_outputs():
+    nothing, y, cross = jnp.zeros((0, 0)), jnp.zeros(0), jnp.zeros((2, 0))
+    posterior = kernels.gp_posterior(nothing, y, cross, jnp.eye(2), noise=0.1)
+    np.testing.assert_array_equal(posterior.mean, [0.0, 0.0])  # the prior
+    np.testing.assert_array_equal(posterior.covariance, np.eye(2))
+    assert kernels.solve(nothing, jnp.zeros((0, 3))).x.shape == (0, 3)
+    assert kernels.log_marginal_likelihood(nothing, y) == 0.0
+    for trained in (
+        kernels.gradient_flow(nothing, y, 1.0, cross=cross),
+        kernels.gradient_descent(nothing, y, 3, learning_rate=0.1, cross=cross),
+    ):
+        np.testing.assert_array_equal(trained.test, [0.0, 0.0])
+    assert kernels.max_learning_rate(nothing) == jnp.inf
+    assert kernels.gradient_flow(jnp.eye(2), jnp.zeros((2, 0)), 1.0).train.shape == (2, 0)
+    assert kernels.solve_iteratively(lambda a, b: a @ b.T, cross.T, y, noise=0.1).converged
+    assert kernels.integrate(lambda t, y: -y, y, 0.0, 1.0).finished
