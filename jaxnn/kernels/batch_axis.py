@@ -298,7 +298,8 @@ def _fixed_point(
 
 
 PROGRAMS: dict[str, Callable[[Pair, list[State]], list[State]]] = {
-    **dict.fromkeys(("device_put", "mesh_cast", "optimization_barrier", "reshard"), _each),
+    **dict.fromkeys(("device_put", "mesh_cast", "optimization_barrier"), _each),
+    **dict.fromkeys(("pcast", "pvary", "reshard"), _each),
     **dict.fromkeys(
         ("call", "closed_call", "composite", "core_call", "custom_vmap_call", "jit", "pjit"), _call
     ),

@@ -123,12 +123,13 @@ def test_nothing_has_an_empty_kernel_or_the_kernel_zero(outputs):
         (linear, w, x[:0], x, 2),
         (linear, w, x, x[:0], 2),
     )
-    for g, p, x1, x2, o in cases:
+    options = ({"coupled": True}, {"method": "jacobian"}, {"method": "vector_products"}, {})
+    for (g, p, x1, x2, o), option in zip(cases, options, strict=True):
         shape = (len(x1), len(x2), *kept(o))
-        for options in ({"coupled": True}, {"method": "jacobian"}, {"method": "vector_products"}):
-            for second in (x2, None) if x1.shape == x2.shape else (x2,):
-                found = ntk(g, p, x1, second, outputs=outputs, **options)
-                np.testing.assert_array_equal(found, np.zeros(shape))
+        for second in (x2, None) if x1.shape == x2.shape else (x2,):
+            found = ntk(g, p, x1, second, outputs=outputs, **option)
+            np.testing.assert_array_equal(found, np.zeros(shape))
+        assert ntk(g, p, x1, x2, outputs=outputs, coupled=True).shape == shape
         assert nngp(g, p, x1, x2, outputs=outputs).shape == shape
         operator = kernels.ntk_operator(g, p, x1, x2)
         np.testing.assert_array_equal(operator @ g(p, x2), np.zeros((len(x1), o)))

@@ -280,6 +280,21 @@ def test_arrays_that_programs_hold():
     assert not equal((1, [2]), (1, [3]))
 
 
+def test_rows_within_shard_map():
+    """A constant of the batch's size is varied over the mesh, which makes it no less constant."""
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    kinds = []
+
+    def within(x, w):
+        broadcast = lambda w, x: x @ w + jnp.broadcast_to(w[0], (len(x), K))
+        kinds.append(read(broadcast, w, x).coupling.kind)
+        return x
+
+    specs = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+    jax.shard_map(within, mesh=mesh, in_specs=specs, out_specs=specs[0])(X, W)
+    assert kinds == ["independent"]
+
+
 def test_programs_that_return_other_values_are_not_the_same():
     first = jax.make_jaxpr(lambda x, y: (x, y))(jnp.ones((4, 2)), jnp.ones((4, 2)))
     second = jax.make_jaxpr(lambda x, y: (y, x))(jnp.ones((1, 2)), jnp.ones((1, 2)))
