@@ -24,6 +24,7 @@ def of_ids(net) -> Call:
 VECTORS, IMAGES, TIMES = (4, 3), (2, 6, 6, 2), (2, 7, 4)
 
 LAYERS = {
+    "nn.aggregate": layer(nn.aggregate(floats(5, 4)), (2, 4, 3), ulps=16.0),
     "nn.avg_pool": layer(nn.avg_pool((3, 3), padding="SAME"), IMAGES),
     "nn.batch_norm": layer(nn.batch_norm(), VECTORS),
     "nn.cnn": layer(nn.cnn((3, 2), 2), IMAGES, ulps=16.0),
@@ -50,6 +51,7 @@ LAYERS = {
     "nn.prelu": layer(nn.prelu(), VECTORS),
     "nn.residual": layer(nn.residual(nn.dense(3)), VECTORS),
     "nn.residual_cnn": layer(nn.residual_cnn((2,), 2), IMAGES, ulps=32.0),
+    "nn.resize": layer(nn.resize((3, 9)), IMAGES, ulps=16.0),
     "nn.rnn": layer(nn.rnn(3), TIMES, ulps=16.0),
     "nn.rnn_classifier": of_ids(nn.rnn_classifier((3,), 2, vocabulary=5)),
     "nn.self_attention": layer(nn.self_attention(2), TIMES, ulps=16.0),

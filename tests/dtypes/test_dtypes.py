@@ -76,7 +76,6 @@ WITHOUT_DATA = {
     **dict.fromkeys(("tree.require_differentiable", "tree.size"), "about dtypes, shapes"),
 }
 
-AWAITED = ("kernels.infinite",)
 QUICK_HALVES = (
     *("nn.avg_pool", "nn.layer_norm", "nn.positional_encoding", "tree.norm"),
     *("metrics.root_mean_squared_error", "generative.rbm.free_energy"),
@@ -147,16 +146,11 @@ def check_integers(name: str, kind: str):
         np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=1e-6, atol=1e-6)
 
 
+SLOW = [name for name, call in CALLS.items() if call.slow or call.integers == "kept"]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.slow] * (call.slow or call.integers == "kept")
-            + [pytest.mark.xfail] * (name in AWAITED),
-        )
-        for name, call in CALLS.items()
-    ],
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CALLS]
 )
 def test_bytes(name):
     check_integers(name, "uint8")
