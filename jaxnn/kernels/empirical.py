@@ -73,13 +73,15 @@ def nngp(
 
 
 def _nngp(f: Apply, outputs: Outputs, params: Params, x1: PyTree, x2: PyTree | None) -> Any:
+    n1 = num_examples("x1", x1)
     y1 = f(params, x1)
-    blocks.require_outputs("f(params, x1)", y1, num_examples("x1", x1))
+    blocks.require_outputs("f(params, x1)", y1, n1)
     first = blocks.flattened(y1)
     second = first
     if x2 is not None:
+        n2 = num_examples("x2", x2)
         y2 = f(params, x2)
-        blocks.require_outputs("f(params, x2)", y2, num_examples("x2", x2))
+        blocks.require_outputs("f(params, x2)", y2, n2)
         blocks.require_same_outputs(y1, y2)
         second = blocks.flattened(y2)
     kernel = accumulated(partial(_products, outputs=outputs), first, second.conj())
@@ -275,6 +277,9 @@ def plan(
     ['b'] gram
     """
     require_function("f", f)
+    blocks.require_groups(groups)
+    for argument, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
+        num_examples(argument, x)
     with explained(f):
         task = blocks.problem(f, params, x1, metric, groups)
     task, form = _arranged(task, outputs)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxnn import kernels, nn
 
 # Without the shape annotations: these are tests of the checks within.
-ntk, nngp = inspect.unwrap(kernels.ntk), inspect.unwrap(kernels.nngp)
+ntk, nngp, plan = map(inspect.unwrap, (kernels.ntk, kernels.nngp, kernels.plan))
 taylor, monte_carlo = inspect.unwrap(kernels.taylor), inspect.unwrap(kernels.monte_carlo)
 N, M, K = 5, 3, 2
 RNG = np.random.default_rng(0)
@@ -180,6 +180,8 @@ def test_an_expansion_takes_what_f_takes(float64):
 X, W = jnp.ones((4, 3)), jnp.ones((3, 2))
 BAD = {
     "x1: got leaves of shapes": lambda: ntk(f, PARAMS, [[1.0, 2.0, 3.0]]),
+    r"x1: got leaves of shapes \(\)": lambda: nngp(f, PARAMS, [[1.0, 2.0, 3.0]]),
+    r"x2: got leaves of shapes \(\)": lambda: plan(lambda p, x: x @ p, W, X, [[1.0, 2.0, 3.0]]),
     "x1: got leaves of shapes none": lambda: ntk(f, PARAMS, ()),
     "x2: got leaves of shapes": lambda: ntk(f, PARAMS, batch(N, 1), {"a": X, "b": X[:3]}),
     "x2: got examples of": lambda: ntk(lambda p, x: x @ p, W, X, (X,)),
