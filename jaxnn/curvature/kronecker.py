@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, scores
 from jaxnn.errors import invalid, require_between
-from jaxnn.linalg.batches import gathered, mean_over_batches
+from jaxnn.linalg.batches import gathered, mean_over_batches, require_separate
 from jaxnn.linalg.operators import LinearOperator, Static
 from jaxnn.nn import Layer, Sequences
 from jaxnn.types import Array, ArrayLike, Key, Params, PyTree
@@ -153,6 +153,7 @@ def kfac(
             remedy="Their padding would count as positions.",
         )
     labels = labels_of("kfac", net.apply, params, x, kind, head, y, key, samples, batch_size)
+    require_separate("kfac(net)", net.apply, params, x, batch_size)
     data = (x,) if labels is None else (x, labels)
     moments = mean_over_batches(partial(_moments, net, head, params), data, batch_size)
     # In the order of the params.

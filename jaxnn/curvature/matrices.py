@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, outputs_of, scores
 from jaxnn.errors import invalid
-from jaxnn.linalg.batches import mean_over_batches
+from jaxnn.linalg.batches import mean_over_batches, require_separate
 from jaxnn.linalg.derivatives import push_by_reverse
 from jaxnn.linalg.operators import LinearOperator, Static, carried
 from jaxnn.linalg.programs import reverse_only
@@ -43,12 +43,13 @@ def gauss_newton(
     pytrees. Arrays are carried by the operator, so it can cross `jit` without becoming constants.
 
     With `batch_size`, x and y have N examples along their first axes and are taken batch after
-    batch, as `mean_over_batches` does. That is exact where f treats every example by itself: batch
-    norm would use the statistics of each batch.
+    batch, as `mean_over_batches` does. That is exact where f treats every example by itself, which
+    is checked on the first batch where arrays have values: batch norm is refused.
 
     That the loss is convex is believed; if it is not, G is indefinite and the declaration wrong.
 
-    Errors: parameters or outputs that are none or not real floating point, a loss of another shape.
+    Errors: parameters or outputs that are none or not real floating point, a loss of another shape,
+    with `batch_size` an f whose outputs depend on the other examples or on the place in a batch.
 
     Source: Schraudolph (2002), section 3; Martens (2020), section 8.
 
@@ -69,7 +70,8 @@ def gauss_newton(
             expected="(N,), one number per example, or a scalar, their mean",
             remedy="Sum over the outputs of an example, as the losses of jaxnn.losses do.",
         )
-    return _through_outputs(f, Partial(_loss_hessian, carried(loss)), params, (x, y), batch_size)
+    metric = Partial(_loss_hessian, carried(loss))
+    return _through_outputs("gauss_newton", f, metric, params, (x, y), batch_size)
 
 
 def fisher(
@@ -117,13 +119,14 @@ def fisher(
         metric, data = Partial(_mean_information, HEADS[head].information), (x,)
     else:
         metric, data = Partial(_score_products, HEADS[head].loss), (x, labels)
-    return _through_outputs(f, metric, params, data, batch_size)
+    return _through_outputs("fisher", f, metric, params, data, batch_size)
 
 
 def _through_outputs(
-    f: Apply, metric: Partial, params: Params, data: tuple, batch_size: int | None
+    function: str, f: Apply, metric: Partial, params: Params, data: tuple, batch_size: int | None
 ) -> LinearOperator:
     """Jᵀ M J, where `metric(z, *targets, u)` is M u, with the 1/N of the mean over a batch."""
+    require_separate(f"{function}(f)", f, params, data[0], batch_size)
     bound = (Static(batch_size), carried(f), metric, params, data)
     by_rule = reverse_only(jax.make_jaxpr(carried(f))(params, data[0]).jaxpr)
     product = Partial(_product_by_reverse if by_rule else _product, *bound)

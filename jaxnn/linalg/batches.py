@@ -9,9 +9,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from jaxnn import tree
-from jaxnn.errors import invalid, require_examples
+from jaxnn.errors import invalid, is_traced, require_examples
 from jaxnn.linalg.convolutions import reordered
-from jaxnn.types import Array, PyTree
+from jaxnn.types import Array, ArrayLike, PyTree
 
 
 def mean_over_batches(
@@ -58,7 +58,7 @@ def mean_over_batches(
 def examples_at(data: PyTree, start: int | Array, count: int) -> PyTree:
     """`count` consecutive examples, also where these are distributed over devices."""
 
-    def cut(a: Array) -> Array:
+    def cut(a: ArrayLike) -> Array:
         a = jnp.asarray(a)
         parts = jax.typeof(a).sharding.shard_shape(a.shape)[0]
         even = (count * parts) % len(a) == 0
@@ -76,6 +76,75 @@ def gathered(a: Array) -> Array:
     if not sharding.spec or sharding.spec[0] is None:
         return a
     return jax.sharding.reshard(a, PartitionSpec(None, *sharding.spec[1:]))
+
+
+def require_mean(
+    argument: str, function: Callable[..., PyTree], params: PyTree, batch: tuple[PyTree, ...]
+) -> None:
+    """Raise unless `function(params, *batch)` is the mean of its values on the halves of the batch.
+
+    Only where values are there to be compared, to half of their digits.
+
+    >>> total = lambda w, x: jnp.sum(w * x)
+    >>> require_mean("hessian(objective)", total, jnp.ones(()), (jnp.arange(4.0),))
+    Traceback (most recent call last):
+    ValueError: hessian(objective): got 6.0 on a batch and on its halves a mean of 3.0, expected ...
+    """
+    count = len(jnp.asarray(jax.tree.leaves(batch)[0]))
+    if count < 2 or is_traced((params, batch)):
+        return
+    half = count // 2
+    value = jax.jit(lambda params, batch: function(params, *batch))
+    whole = value(params, batch)
+    first = value(params, examples_at(batch, 0, half))
+    second = value(params, examples_at(batch, half, count - half))
+    if is_traced((whole, first, second)):  # of a function that closes over traced arrays
+        return
+    mean = (half * first + (count - half) * second) / count
+    size = jnp.maximum(jnp.abs(whole), jnp.maximum(jnp.abs(first), jnp.abs(second)))
+    if jnp.abs(whole - mean) > jnp.finfo(whole.dtype).eps ** 0.5 * size:
+        raise invalid(
+            argument,
+            got=f"{whole} on a batch and on its halves a mean of {mean}",
+            expected="a mean over examples that do not depend on each other",
+            remedy="Divide a sum by the length of the batch; take batch norm with fixed "
+            "statistics, and pass what belongs to examples as data.",
+        )
+
+
+def require_separate(
+    argument: str, f: Callable[..., PyTree], params: PyTree, x: PyTree, batch_size: int | None
+) -> None:
+    """Raise unless f gives the second half of a batch the same outputs with and without the first.
+
+    Only where values are there to be compared, to half of their digits.
+
+    >>> centered = lambda w, x: w * (x - jnp.mean(x))
+    >>> require_separate("gauss_newton(f)", centered, jnp.ones(()), jnp.arange(4.0), 4)
+    Traceback (most recent call last):
+    ValueError: gauss_newton(f): got other outputs of the second half of a batch without ...
+    """
+    if batch_size is None or is_traced((params, x)):
+        return
+    count = min(batch_size, require_batches(argument, (x,), batch_size))
+    half = count // 2
+    if half == 0:
+        return
+    value = jax.jit(f)
+    batch = examples_at(x, 0, count)
+    whole, alone = value(params, batch), value(params, examples_at(batch, half, count - half))
+    if is_traced((whole, alone)):
+        return
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(alone), strict=True):
+        size, error = jnp.max(jnp.abs(a), initial=0), jnp.finfo(a.dtype).eps ** 0.5
+        if a[half:].shape != b.shape or jnp.any(jnp.abs(a[half:] - b) > error * size):
+            raise invalid(
+                argument,
+                got="other outputs of the second half of a batch without the first half",
+                expected="a function of every example by itself, or batch_size=None",
+                remedy="Take batch norm with fixed statistics, and pass what belongs to examples "
+                "as part of x.",
+            )
 
 
 def added(total: PyTree, lost: PyTree, term: PyTree) -> tuple[PyTree, PyTree]:

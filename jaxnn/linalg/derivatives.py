@@ -10,7 +10,12 @@ from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import invalid, is_traced
-from jaxnn.linalg.batches import examples_at, mean_over_batches, require_batches
+from jaxnn.linalg.batches import (
+    examples_at,
+    mean_over_batches,
+    require_batches,
+    require_mean,
+)
 from jaxnn.linalg.operators import LinearOperator, Static, carried
 from jaxnn.linalg.programs import reverse_only
 from jaxnn.linalg.tridiagonal import require_measured_symmetry
@@ -87,8 +92,9 @@ def hessian(
 
     Errors: parameters that are none or not real floating point, an objective that is no real
     scalar, data as in `mean_over_batches`; under `check` an objective whose value or gradient is
-    not finite, or that differs when evaluated twice, or with a `custom_vjp` whose derivative is not
-    symmetric, so that it is the gradient of no function.
+    not finite, or that differs when evaluated twice; that is not the mean of its values on the two
+    halves of the first batch (a sum, batch norm, what depends on the place in a batch); with a
+    `custom_vjp` whose derivative is not symmetric, so that it is the gradient of no function.
 
     Source: Pearlmutter (1994); Griewank & Walther (2008), section 5.4.
 
@@ -111,6 +117,8 @@ def hessian(
         n = require_batches("hessian", args, batch_size)
         first = examples_at(args, 0, min(batch_size, n))
     program = require_objective("hessian(objective)", objective, params, *first, evaluate=check)
+    if batch_size is not None and check:
+        require_mean("hessian(objective)", objective, params, first)
     bound = Static(batch_size), carried(objective), params, args
     by_rule = reverse_only(program)
     product = Partial(_hessian_product, *bound)

@@ -93,6 +93,12 @@ def eigsh(
     eigenvalue is overlooked in less than 1 of 100 searches). Small problems are solved densely
     (`storage` decides). Invariant subspaces, multiples of the identity and 0 are no special cases.
 
+    Values and vectors have the derivatives of eigenpairs in forward and reverse mode, also with
+    respect to the arrays that the operator closes over: ⟨v, Ȧv⟩, and for a vector one more linear
+    system (`eigenderivatives`). Of eigenvalues that are equal to within the residual allowed the
+    sum has a derivative, and so has the space of their vectors; single ones do not, and vectors of
+    a multiple eigenvalue that is only in part among the k have the derivative NaN.
+
     Errors: a map between different spaces, or complex ones; a start that is not in it, k outside 1,
     ..., dimension, a basis smaller than k + 2, an unknown `which`, a tolerance outside (0, 1); an
     operator not declared symmetric that a probe shows not to be. Inside jit, where nothing can

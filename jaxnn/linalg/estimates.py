@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float, Int
 
 from jaxnn.errors import invalid, require_between
@@ -87,7 +88,11 @@ def mean_of(samples: Float[Array, "probes *n"], products: int | Int[Array, ""]) 
     count, mean = len(samples), jnp.mean(samples, axis=0)
     if count == 1:
         return Estimate(mean, jnp.full_like(mean, jnp.nan), 1, products)
-    error = jnp.std(samples, axis=0, ddof=1) / count**0.5
+    spread = samples - mean[None]
+    # Of samples of 1e30 the squares would be infinite.
+    unit = lax.stop_gradient(jnp.max(jnp.abs(spread), axis=0))
+    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+    error = unit * jnp.sqrt(jnp.sum((spread / unit[None]) ** 2, axis=0) / (count * (count - 1)))
     return Estimate(mean, error, count, products)
 
 

@@ -182,3 +182,27 @@ def test_meshes_with_explicit_axes():
         logits, key = lambda w, x: x @ w, jax.random.key(0)
         labels = curvature.fisher(logits, w, data[0], kind="monte_carlo", key=key, batch_size=4)
         assert jnp.all(jnp.isfinite(labels @ w))
+
+
+BY_EXAMPLE = jnp.arange(1.0, 9.0)
+COUPLED = {
+    "a sum": lambda w, x: 4 * jnp.mean(jnp.tanh(x @ w), keepdims=True) * len(x),
+    "batch norm": lambda w, x: (x - jnp.mean(x, axis=0, keepdims=True)) @ w,
+    "its length": lambda w, x: jnp.tanh(x @ w) / len(x),
+    "its places": lambda w, x: jnp.tanh(x @ w) * jnp.arange(1.0, 1 + len(x))[:, None],
+    "rows of its own": lambda w, x: jnp.tanh(x @ w) * BY_EXAMPLE[: len(x), None],
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_what_is_no_mean_over_examples_by_themselves(name):
+    f, w = COUPLED[name], jnp.ones((3, 1))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+    objective = lambda w, x: jnp.mean(f(w, x) ** 2)
+    with pytest.raises(ValueError, match=r"hessian\(objective\): got .* on its halves a mean of"):
+        linalg.hessian(objective, w, x, batch_size=4)
+    linalg.hessian(objective, w, x, batch_size=4, check=False)
+    linalg.hessian(objective, w, x)
+    if name != "a sum":
+        with pytest.raises(ValueError, match=r"fisher\(f\): got other outputs"):
+            curvature.fisher(f, w, x, head="gaussian", batch_size=4)

@@ -27,3 +27,11 @@ def test_forms_of_half_precision_are_accumulated_in_float32():
     assert identity.quadratic_form(v) == n
     found = linalg.trace(identity, jax.random.key(0), probes=2)
     assert (found.value, found.standard_error) == (n, 0)
+
+
+def test_standard_errors_of_large_numbers():
+    A = linalg.from_dense(jnp.array([[1.0, 2.0], [2.0, 3.0]]), structure="symmetric")
+    found = [linalg.trace(c * A, jax.random.key(0), probes=7) for c in (1.0, 1e30)]
+    np.testing.assert_allclose(found[1].value, 1e30 * found[0].value, rtol=1e-5)
+    np.testing.assert_allclose(found[1].standard_error, 1e30 * found[0].standard_error, rtol=1e-5)
+    assert found[0].standard_error > 0
