@@ -20,7 +20,7 @@ from jaxnn.linalg.krylov import Iterate
 from jaxnn.linalg.minimal_residual import minimized
 from jaxnn.linalg.systems import solution
 from jaxnn.linalg.vectors import dot
-from jaxnn.types import Array
+from jaxnn.types import Array, ArrayLike
 
 Pairs = tuple[Float[Array, "k"], Float[Array, "k n"]]
 
@@ -31,7 +31,7 @@ MAX_STEPS = 10_000
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def differentiable(
     product: Callable[..., Array],
-    arrays: list[Array],
+    arrays: list[ArrayLike],
     values: Float[Array, "k"],
     vectors: Float[Array, "k n"],
     error: Float[Array, ""],

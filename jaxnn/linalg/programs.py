@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
-from jaxnn.types import Array, PyTree
+from jaxnn.types import ArrayLike, PyTree
 
 NOT_LINEARIZED = frozenset(
     {"while", "pure_callback", "io_callback", "stop_gradient", "custom_vjp_call"}
@@ -31,7 +31,7 @@ def programs_in(eqn: JaxprEqn) -> Iterator[Jaxpr]:
 
 def hoisted(
     function: Callable[..., PyTree], *examples: Any
-) -> tuple[Callable[..., PyTree], list[Array]]:
+) -> tuple[Callable[..., PyTree], list[ArrayLike]]:
     """A function of (arrays, *arguments) like the examples, and the arrays that it closes over.
 
     Rules of differentiation can only be written for arrays that a function is passed.
@@ -44,7 +44,7 @@ def hoisted(
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
     structure = jax.tree.structure(shapes)
 
-    def closed(arrays: list[Array], *arguments: Any) -> PyTree:
+    def closed(arrays: list[ArrayLike], *arguments: Any) -> PyTree:
         run = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, arrays))
         return jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments)))
 

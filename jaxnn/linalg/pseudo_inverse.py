@@ -109,7 +109,7 @@ def minres_qlp(
 def _differentiable(
     product: Callable[..., PyTree],
     derivative: bool,
-    arrays: list[Array],
+    arrays: list[ArrayLike],
     b: PyTree,
     limits: tuple[Array, Array, Array],
 ) -> LeastSquares:
@@ -151,7 +151,7 @@ def _(product: Callable[..., PyTree], derivative: bool, primals: tuple, tangents
 
 
 @jax.custom_jvp
-def _once(arrays: list[Array]) -> list[Array]:
+def _once(arrays: list[ArrayLike]) -> list[ArrayLike]:
     """The arrays; raises where they are differentiated.
 
     The transposed derivative of `_differentiable` is JAX's solve, whose own derivative would lack

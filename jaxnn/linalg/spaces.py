@@ -12,7 +12,7 @@ from jaxnn.linalg.convolutions import reordered_program
 from jaxnn.linalg.operators import LinearOperator, is_real
 from jaxnn.linalg.programs import hoisted, linearizable
 from jaxnn.linalg.vectors import Coordinates, coordinates
-from jaxnn.types import Array
+from jaxnn.types import Array, ArrayLike
 
 
 def prepared(operator: LinearOperator) -> Callable[[Float[Array, "n"]], Float[Array, "n"]]:
@@ -38,7 +38,7 @@ def prepared_constant(
     return prepared_product(partial(product, arrays), coordinates(operator.domain))
 
 
-def with_arrays(operator: LinearOperator) -> tuple[Callable[..., Array], list[Array]]:
+def with_arrays(operator: LinearOperator) -> tuple[Callable[..., Array], list[ArrayLike]]:
     """(arrays, v) ↦ A v on coordinates, and the arrays that A carries or closes over."""
     flat = coordinates(operator.domain)
     product = lambda v: flat.ravel(operator(flat.unravel(v)))
