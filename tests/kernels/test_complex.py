@@ -12,7 +12,14 @@ from zoo import jacobian_kernel, normal, together
 from jaxnn import kernels
 from jaxnn.kernels.empirical import Method
 
-fft = jnp.fft.fft
+
+def fft(x, axis=-1):
+    """The discrete Fourier transform as a product: FFTs under vmap fail in jaxlib 0.12.0.1."""
+    if axis != -1:
+        return jnp.fft.fft(x, axis=axis)
+    numbers = np.arange(x.shape[-1])
+    roots = np.exp(-2j * np.pi * np.outer(numbers, numbers) / len(numbers))
+    return complexes(x) @ complexes(jnp.asarray(roots, complexes(x).dtype))
 
 
 def w(seed=1, *shape):
@@ -28,6 +35,8 @@ def parts(y):
 
 
 def complexes(a):
+    if jnp.iscomplexobj(a):
+        return a
     return a.astype({4: jnp.complex64, 8: jnp.complex128}[a.dtype.itemsize])
 
 
@@ -116,7 +125,7 @@ def functions():
 
 QUICK = (
     *("real times complex", "low rank, transposed", "complex weight", "complex scale", "bias"),
-    *("scaled layers", "look-up", "filter", "weight norm"),
+    *("scaled layers", "look-up", "weight norm"),
 )
 SLOW = [pytest.param(None, method, marks=pytest.mark.slow) for method in get_args(Method)]
 
