@@ -115,7 +115,7 @@ def require_function(argument: str, f: Any) -> None:
 
 @contextmanager
 def backward() -> Iterator[None]:
-    """Within: that a loop has no backward pass, in words of ours.
+    """Within: that a loop or an operation has no backward pass, in words of ours.
 
     >>> with backward():
     ...     loop = lambda w: jax.lax.while_loop(lambda w: w < 9, lambda w: 2 * w, w)
@@ -126,14 +126,18 @@ def backward() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if "Reverse-mode differentiation does not work" not in str(error):
+        loop = "Reverse-mode differentiation does not work" in str(error)
+        if not loop and "Linearization failed" not in str(error):
             raise
         raise invalid(
             "f(params, x)",
-            got="a derivative with respect to params through a loop of unknown length",
+            got="a derivative with respect to params through "
+            + ("a loop of unknown length" if loop else "an operation without reverse mode"),
             expected="a function with a backward pass",
             remedy="lax.while_loop, and lax.fori_loop with traced bounds, have none: use lax.scan, "
-            "or lax.fori_loop with Python numbers as bounds.",
+            "or lax.fori_loop with Python numbers as bounds."
+            if loop
+            else "lax.reduce_window has one for lax.add, lax.max and lax.min from a constant.",
         ) from error
 
 

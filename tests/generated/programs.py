@@ -118,6 +118,7 @@ def draw(seed: int, *, steps: int) -> Spec:
     n1 = rng.choice([3, 3, 3, 2, 4, 1])
     n2 = rng.choice([None, None, None, None, 2, 3, 1, 5])
     entry = rng.choice(["ntk"] * 14 + ["ntk_operator", "nngp"])
+    entry = "ntk" if RARE in names else entry  # operators leave JAX's message as it is
     return Spec(
         seed,
         rng.choice([*DATA, "vectors", "vectors", "sequences", "images"]),
@@ -138,8 +139,11 @@ def _options(rng: random.Random, *, coupled: bool) -> Iterator[tuple[str, str]]:
     yield "outputs", rng.choice(["'mean'", "'full'", "'full'", "'diagonal'"])
     yield "method", rng.choice(["'auto'", "'structured'", "'structured'", "'jacobian'",
                                 "'vector_products'"])  # fmt: skip
-    if rng.random() < (0.4 if coupled else 0.08):
+    special = rng.random()
+    if special < (0.4 if coupled else 0.08):
         yield "coupled", "True"
+    elif special > 0.92:
+        yield "paired", "True"
     if rng.random() < 0.15:
         yield "groups", rng.choice(["lambda path: path < \"['c']\"", "lambda path: path"])
     if rng.random() < 0.15:
@@ -182,7 +186,7 @@ def written(spec: Spec) -> Program:
     HEADS[spec.head](out)
     if not out.params:
         out.param(2)  # unused
-    if out.fixed and n2 is not None:
+    if (out.fixed or "paired" in dict(spec.options)) and n2 is not None:
         n2 = n1
     length = "x['u'].shape[0]" if spec.data == "pairs" else "x.shape[0]"
     params = ", ".join(f'"{name}": {drawn}' for name, drawn in out.params.items())

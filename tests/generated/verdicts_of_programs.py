@@ -200,6 +200,8 @@ def _kernels(each: _Case, params: dict, first: list[list], second: list[list]) -
                 for b, two in enumerate(second):
                     full[a][b] += jnp.einsum("nap,mbp->nmab", one[k] * m, two[k])
         found[label] = _as_asked(outputs, full, shapes)
+    if each.option("paired"):
+        found = jax.tree.map(lambda k: jnp.moveaxis(jnp.diagonal(k), -1, 0), found)
     return found if groups is not None else found[None]
 
 
