@@ -215,7 +215,7 @@ def inertia(
     eps = float(jnp.finfo(linalg.coordinates(params).dtype).eps)
     tolerance = eps**0.5 if tolerance is None else tolerance
     limit = gradient_tolerance(params) if max_gradient_norm is None else max_gradient_norm
-    function = carried(objective)
+    function = carried(objective, params, *args, order=2)
     key = jax.random.key(0) if key is None else key
     return _inertia(function, params, args, tolerance, limit, key, ends, products)
 

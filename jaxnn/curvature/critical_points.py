@@ -113,7 +113,7 @@ def find_critical_point(
             require_between(where, value, 0.0, float("inf"), low_open=True, remedy=remedy)
     linalg.hessian(objective, params, *args)  # which raises for what is no smooth objective
     tolerance = gradient_tolerance(params) if tolerance is None else tolerance
-    function = carried(objective)
+    function = carried(objective, params, *args, order=2)
     return _search(function, params, args, tolerance, radius, method, max_steps, products)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 
 from jaxnn import losses, tree
 from jaxnn.errors import invalid, require_examples
+from jaxnn.jaxprs import fresh
 from jaxnn.linalg.batches import examples_at, gathered
 from jaxnn.minibatches import require_at_least_one
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree
@@ -196,7 +197,7 @@ def outputs_of(function: str, f: Apply, params: Params, x: PyTree) -> PyTree:
 
 
 def _shapes_of(function: str, f: Apply, params: Params, x: PyTree) -> PyTree:
-    z = jax.eval_shape(f, params, x)
+    z = jax.eval_shape(fresh(f), params, x)
     tree.require_differentiable(f"{function}(f): its outputs", z)
     if tree.size(z) == 0:
         raise invalid(

@@ -60,6 +60,7 @@ def gauss_newton(
     (Array([2.5], dtype=float32), Array(10., dtype=float32))
     """
     z = outputs_of("gauss_newton", f, params, x)
+    loss = carried(loss, z, y, order=2)
     value = jax.eval_shape(loss, z, y)
     n = jnp.shape(jax.tree.leaves(z)[0])[:1]
     if not isinstance(value, jax.ShapeDtypeStruct) or value.shape not in ((), n):
@@ -70,7 +71,7 @@ def gauss_newton(
             expected="(N,), one number per example, or a scalar, their mean",
             remedy="Sum over the outputs of an example, as the losses of jaxnn.losses do.",
         )
-    metric = Partial(_loss_hessian, carried(loss))
+    metric = Partial(_loss_hessian, loss)
     return _through_outputs("gauss_newton", f, metric, params, (x, y), batch_size)
 
 
@@ -126,9 +127,10 @@ def _through_outputs(
     function: str, f: Apply, metric: Partial, params: Params, data: tuple, batch_size: int | None
 ) -> LinearOperator:
     """Jᵀ M J, where `metric(z, *targets, u)` is M u, with the 1/N of the mean over a batch."""
+    f = carried(f, params, data[0])
     require_separate(f"{function}(f)", f, params, data[0], batch_size)
-    bound = (Static(batch_size), carried(f), metric, params, data)
-    by_rule = reverse_only(jax.make_jaxpr(carried(f))(params, data[0]).jaxpr)
+    bound = (Static(batch_size), f, metric, params, data)
+    by_rule = reverse_only(jax.make_jaxpr(f)(params, data[0]).jaxpr)
     product = Partial(_product_by_reverse if by_rule else _product, *bound)
     return LinearOperator(
         product,

@@ -41,10 +41,15 @@ class UnknownStateError(Exception):
     """What a function depends on cannot be told from outside: an object with state of its own."""
 
 
+class TracedStateError(UnknownStateError):
+    """A function reads a value of the trace that it is called in, as one inside `jit` may."""
+
+
 def function_state(f: Any) -> Hashable:
     """A value that is equal for two functions, or containers of such, only if they compute alike.
 
-    Errors: UnknownStateError, for a function that reads an object without comparison by value.
+    Errors: UnknownStateError, for a function that reads an object without comparison by value;
+    TracedStateError, for one that reads traced values.
 
     >>> power = lambda n: lambda x: x**n
     >>> function_state(power(2)) == function_state(power(2)) != function_state(power(3))
@@ -81,7 +86,7 @@ class _State:
             return type(value), repr(value)  # NaN is equal to itself, and 0.0 differs from -0.0
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             if is_traced(value):
-                raise UnknownStateError
+                raise TracedStateError
             return digest(value)
         if isinstance(value, types.ModuleType | type):
             return self._of_library(value)

@@ -22,7 +22,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from jaxnn.errors import is_traced
 from jaxnn.jaxprs.digests import digest
-from jaxnn.jaxprs.function_state import Identity, UnknownStateError, function_state
+from jaxnn.jaxprs.function_state import (
+    Identity,
+    TracedStateError,
+    UnknownStateError,
+    function_state,
+)
 from jaxnn.jaxprs.nesting import equations
 from jaxnn.types import PyTree
 
@@ -85,8 +90,10 @@ def snapshot(f: Callable, *args: Any, order: int = 1, **keywords: Any) -> Snapsh
         f, before = f.function, f.fingerprint
     try:
         return Snapshot(f, (function_state(f),))
+    except TracedStateError:
+        return Snapshot(f, (Identity(object()),))
     except UnknownStateError:
-        pass
+        pass  # to be traced
     closed = jax.make_jaxpr(fresh(f))(*args, **keywords)
     traces: list[ClosedJaxpr | None] = [closed]
     if order and args and _has_custom_rules(closed.jaxpr):

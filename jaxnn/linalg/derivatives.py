@@ -42,7 +42,7 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
     Array([1., 4., 9.], dtype=float32)
     """
     tree.require_differentiable("params", params)
-    f = carried(f)
+    f = carried(f, params, *args)
     program, outputs = jax.make_jaxpr(f, return_shape=True)(params, *args)
     tree.require_differentiable("f(params)", outputs)
     push = push_by_reverse if reverse_only(program.jaxpr) else _push_forward
@@ -116,10 +116,11 @@ def hessian(
     if batch_size is not None:
         n = require_batches("hessian", args, batch_size)
         first = examples_at(args, 0, min(batch_size, n))
+    objective = carried(objective, params, *first, order=2)
     program = require_objective("hessian(objective)", objective, params, *first, evaluate=check)
     if batch_size is not None and check:
         require_mean("hessian(objective)", objective, params, first)
-    bound = Static(batch_size), carried(objective), params, args
+    bound = Static(batch_size), objective, params, args
     by_rule = reverse_only(program)
     product = Partial(_hessian_product, *bound)
     if by_rule and reverse_only(jax.make_jaxpr(jax.grad(objective))(params, *first).jaxpr):

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import concrete, invalid
+from jaxnn.jaxprs import snapshot
 from jaxnn.linalg.vectors import coordinates
 from jaxnn.precision import inexact, wide
 from jaxnn.types import Array, ArrayLike, PyTree
@@ -35,13 +36,18 @@ class Static:
     value: Any
 
 
-def carried(function: Callable) -> Partial:
+def carried(function: Callable, *args: Any, order: int = 1) -> Partial:
     """The function as a pytree, which an operator carries with the arrays that a `Partial` binds.
 
-    >>> carried(carried(jnp.sin))(0.0)
+    The function is compared by what it computes, `order` times differentiated, at `args`
+    (`jaxprs.snapshot`): an operator made of a function that has changed is another operator.
+
+    >>> carried(carried(jnp.sin, 0.0), 0.0)(0.0)
     Array(0., dtype=float32, weak_type=True)
     """
-    return function if isinstance(function, Partial) else Partial(function)
+    partial = function if isinstance(function, Partial) else Partial(function)
+    seen = snapshot(partial.func, *partial.args, *args, order=order, **partial.keywords)
+    return Partial(seen, *partial.args, **partial.keywords)
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -98,8 +104,9 @@ class LinearOperator:
         structure: Structure = "general",
         form: Callable[[PyTree], Array] | None = None,
     ):
-        for name, function in (("matvec", matvec), ("rmatvec", rmatvec), ("form", form)):
-            object.__setattr__(self, name, function if function is None else carried(function))
+        object.__setattr__(self, "matvec", _bound(matvec, domain))
+        object.__setattr__(self, "rmatvec", _bound(rmatvec, codomain))
+        object.__setattr__(self, "form", None if form is None else _bound(form, domain))
         object.__setattr__(self, "domain", _structure(domain))
         object.__setattr__(self, "codomain", _structure(codomain))
         object.__setattr__(self, "structure", structure)
@@ -224,6 +231,16 @@ def _unflatten(static: tuple, children: tuple) -> LinearOperator:
 
 
 jax.tree_util.register_pytree_node(LinearOperator, _flatten, _unflatten)
+
+
+def _bound(function: Callable, space: PyTree) -> Partial:
+    """A map of a space as a pytree; a `Partial` is taken as it is."""
+    if isinstance(function, Partial):
+        return function
+    try:
+        return carried(function, _structure(space))
+    except (TypeError, ValueError):  # a function of NumPy's, say: it fails where it is compiled
+        return Partial(function)
 
 
 def _compose(outer: Callable, inner: Callable, v: PyTree) -> PyTree:
