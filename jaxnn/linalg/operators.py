@@ -309,7 +309,8 @@ def member(argument: str, value: PyTree, space: PyTree) -> PyTree:
     Array([1., 2.], dtype=float32)
     """
     if not _is_like(value, space) and jax.tree.structure(value) == jax.tree.structure(space):
-        value = jax.tree.map(lambda v, s: inexact(v, jnp.zeros((), s.dtype)), value, space)
+        promoted = lambda v, s: inexact(v, jnp.zeros((), s.dtype)) if _is_number(v) else v
+        value = jax.tree.map(promoted, value, space)
     require_like(argument, value, space)
     return value
 
@@ -332,6 +333,10 @@ def _is_like(value: PyTree, space: PyTree) -> bool:
         return jax.tree.flatten(_structure(value)) == jax.tree.flatten(space)
     except TypeError:
         return False
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, get_args(ArrayLike))
 
 
 def _describe(leaf: Any) -> str:
