@@ -111,3 +111,39 @@ def test_a_kernel_without_other_times_is_refused():
         assert "covariances between equal positions only" in message_of(
             lambda f=layer: f.kernel(kernel)
         )
+
+
+def test_unequal_lengths_are_those_of_loops():
+    # A linear recurrence, Σ_m U^m (W x + b) with m steps from each one's own end, and attention.
+    lengths = np.array([3, 4, 1])
+    x = np.asarray(padded(7.0), float)[:3]
+    identity = nn.polynomial((0.0, 1.0))
+    options = {"weight_std": 1.3, "bias_std": 0.3}
+    linear = partial(nn.rnn, 9, activation=identity, recurrent_std=0.9, **options)
+    heard = nn.serial(nn.self_attention(1, scaling="linear", **options), nn.global_sum_pool())
+
+    @jax.jit
+    def found(x):
+        sequences = nn.Sequences(x, jnp.asarray(lengths))
+        return [kernels.infinite(n, sequences) for n in (linear(), linear(reverse=True), heard)]
+
+    forward, backward, attended = found(jnp.asarray(x, "float32"))
+    product = np.einsum("isd,jtd->ijst", x, x) / 2
+    drive = 1.69 * product + 0.09
+
+    def share(i):
+        logits = np.exp(drive[i, i, : lengths[i], : lengths[i]])
+        return logits / logits.sum(axis=1, keepdims=True)
+
+    for i, j in np.ndindex(3, 3):
+        n, m = lengths[i], lengths[j]
+        for kernel, ends in ((forward, (n - 1, m - 1)), (backward, (0, 0))):
+            k = theta = 0.0
+            for back in reversed(range(min(n, m))):
+                s, t = (e + back if kernel is backward else e - back for e in ends)
+                theta = 2 * product[i, j, s, t] + 1 + 9 * k + 0.81 * theta
+                k = drive[i, j, s, t] + 0.81 * k
+            np.testing.assert_allclose(kernel.nngp[i, j], k, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(kernel.ntk[i, j], theta, rtol=1e-4, atol=1e-5)
+        exact = np.sum(1.69 * share(i) @ drive[i, j, :n, :m] @ share(j).T + 0.09)
+        np.testing.assert_allclose(attended.nngp[i, j], exact, rtol=1e-4, atol=1e-5)
