@@ -170,10 +170,10 @@ def _open(jaxpr: Jaxpr) -> Hashable:
         )
 
     inputs = defined(jaxpr.constvars), defined(jaxpr.invars)
-    equations = tuple(
+    steps = tuple(
         (eqn.primitive, read(eqn.invars), _params(eqn), defined(eqn.outvars)) for eqn in jaxpr.eqns
     )
-    return inputs, equations, read(jaxpr.outvars)
+    return inputs, steps, read(jaxpr.outvars)
 
 
 def _params(eqn: JaxprEqn) -> Hashable:

@@ -1,12 +1,15 @@
 """The structure of a network's gradients: which parameters have factors, and how to get them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core.primitives import conv_general_dilated_p
 
+from jaxnn.jaxprs.nesting import equations
 from jaxnn.kernels.channels import Channel, ChannelFactors, channel, channel_factors, joins
 from jaxnn.kernels.contractions import Part, Parts
 from jaxnn.kernels.cost import GradientShape, PartShape
@@ -183,7 +186,22 @@ def parts(term: Term, arrays: tuple[tuple[Array, Array], ...]) -> Parts:
 
 def factors(structure: Structure, leaves: Sequence[Array], x: PyTree) -> Factors:
     """The factors of the gradients of all outputs in all examples: one batched backward pass."""
-    return jax.vmap(lambda example: _factors_of_one(structure, leaves, example))(x)
+    of_one = partial(_factors_of_one, structure, leaves)
+    if _goes_wrong_when_sharded(structure) and not manual_axes(leaves, x):
+        return jax.lax.map(of_one, x)
+    return jax.vmap(of_one)(x)
+
+
+def _goes_wrong_when_sharded(structure: Structure) -> bool:
+    """Whether a gradient by the weights of a convolution is formed, and batches may be sharded.
+
+    XLA (jaxlib 0.10 to 0.12, CPU) computes it wrongly, without a word, for a batch of examples that
+    is sharded over devices. Which batches are is not known within `jit`.
+    """
+    if not structure.direct or jax.device_count() == 1:
+        return False
+    inside = equations(structure.program.equations)
+    return any(equation.primitive is conv_general_dilated_p for equation in inside)
 
 
 def _factors_of_one(structure: Structure, leaves: Sequence[Array], example: PyTree) -> Factors:
