@@ -108,6 +108,8 @@ def choose(costs: dict[Contraction, Cost], max_bytes: int | float = math.inf) ->
         return Choice(how, costs[how], "smallest intermediates; none fits the byte budget")
     choices = sorted(fitting, key=lambda how: fitting[how].total)
     how, cost = choices[0], fitting[choices[0]]
+    if not cost.total:
+        return Choice(how, cost, "nothing to multiply")
     if len(choices) == 1:
         return Choice(how, cost, "the only one that fits the byte budget")
     times = fitting[choices[1]].total / cost.total

@@ -257,7 +257,7 @@ def _convolution(program: Program, equation: Equation) -> Site | None:
         x = operands[0].transpose(lhs[0], *lhs[2:], lhs[1])  # examples, space, channels
         patches = _patches(x, window, outputs, params)  # examples, outputs, window, channels
         split = patches.reshape(positions, math.prod(window), groups, channels)
-        return split.transpose(2, 0, 1, 3).reshape(groups, positions, -1)
+        return split.transpose(2, 0, 1, 3).reshape(groups, positions, math.prod(window) * channels)
 
     def column(cotangent: Array) -> Array:
         y = cotangent.transpose(out[0], *out[2:], out[1])
@@ -274,26 +274,31 @@ def _convolution(program: Program, equation: Equation) -> Site | None:
 def _patches(
     x: Array, window: tuple[int, ...], outputs: tuple[int, ...], params: dict[str, Any]
 ) -> Array:
-    """What each output position of a convolution sees: slices of the padded input, joined."""
+    """What each output position of a convolution sees: examples, outputs, window, channels.
+
+    One gather per axis, which XLA makes one loop of. Slices for every position of the window,
+    joined, run no faster, take more memory, and double the time to compile a residual network.
+    """
     padding = [
         (low, high, dilation - 1)
         for (low, high), dilation in zip(params["padding"], params["lhs_dilation"], strict=True)
     ]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
-    strides, dilations = params["window_strides"], params["rhs_dilation"]
-    slices = []
-    for offset in np.ndindex(*window):
-        starts = [o * d for o, d in zip(offset, dilations, strict=True)]
-        limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, outputs, strides, strict=True)]
-        slices.append(
-            lax.slice(
-                padded,
-                (0, *starts, 0),
-                (x.shape[0], *limits, x.shape[-1]),
-                (1, *strides, 1),
-            )
+    seen = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
+    axes = zip(outputs, window, params["window_strides"], params["rhs_dilation"], strict=True)
+    for axis, (count, size, stride, dilation) in enumerate(axes, 1):
+        numbers = stride * np.arange(count)[:, None] + dilation * np.arange(size)
+        seen = lax.gather(
+            seen,
+            numbers[..., None].astype(np.int32),
+            lax.GatherDimensionNumbers(  # outputs take the place of the axis, the window
+                tuple(i for i in range(seen.ndim + 1) if i not in (axis, seen.ndim - 1)),
+                collapsed_slice_dims=(axis,),
+                start_index_map=(axis,),
+            ),
+            (*seen.shape[:axis], 1, *seen.shape[axis + 1 :]),
+            mode="promise_in_bounds",
         )
-    return jnp.stack(slices, axis=-2)
+    return seen.reshape(x.shape[0], *outputs, math.prod(window), x.shape[-1])
 
 
 def _look_up(program: Program, equation: Equation) -> Site | None:

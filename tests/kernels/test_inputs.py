@@ -137,6 +137,20 @@ def test_nothing_has_an_empty_kernel_or_the_kernel_zero(outputs):
     assert ntk(lambda p, x: x, (), x, groups=lambda path: path) == {}
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_convolution_of_images_smaller_than_its_window_adds_nothing(size, float64):
+    def g(p, x):
+        y = jax.lax.conv_general_dilated(x, p[0], (2, 1), "VALID", dimension_numbers=axes)
+        return y.sum((1, 2)) + x.sum((1, 2)) @ p[1]
+
+    axes = ("NHWC", "HWIO", "NHWC")
+    x = jnp.asarray(RNG.normal(size=(N, size, 6, 2)))
+    params = (jnp.ones((4, 3, 2, K)), jnp.ones((2, K)))
+    sums = np.asarray(x).sum((1, 2))
+    for method in ("structured", "jacobian"):
+        np.testing.assert_allclose(ntk(g, params, x, method=method), sums @ sums.T, rtol=1e-12)
+
+
 def test_kernels_of_outputs_in_every_mode(float64):
     rng = np.random.default_rng(8)
     u, v = (rng.normal(size=(n, 2, 3)) + 1j * rng.normal(size=(n, 2, 3)) for n in (N, M))

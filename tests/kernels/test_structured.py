@@ -41,3 +41,12 @@ def test_full_kernel_is_the_contraction_of_the_jacobian(name):
     found = flat(kernels.ntk(f, *single, outputs="full", method="structured"))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
+
+
+def test_the_program_of_a_convolution_does_not_grow_with_its_window():
+    def equations(window):
+        f, w = zoo.convolution(), jnp.ones((window, window, 2, 3))
+        found = lambda w, x: kernels.ntk(f, w, x, method="structured")
+        return str(jax.make_jaxpr(found)(w, jnp.ones((2, 5, 5, 2)))).count(" = ")
+
+    assert equations(5) == equations(2)

@@ -256,7 +256,12 @@ IMAGE_FUNCTIONS = {
     "grouped": lambda: (convolution(feature_group_count=2), normal(1, 3, 3, 2, 6)),
     "depthwise": lambda: (convolution(feature_group_count=4), normal(1, 3, 3, 1, 4)),
     "dilated, padded": lambda: (
-        convolution(rhs_dilation=(2, 1), lhs_dilation=(1, 2), padding=((1, 2), (0, 1))),
+        convolution(
+            window_strides=(1, 2),
+            rhs_dilation=(2, 1),
+            lhs_dilation=(1, 2),
+            padding=((1, 2), (0, 1)),
+        ),
         normal(1, 3, 2, 4, 2),
     ),
     "channels first": lambda: (
