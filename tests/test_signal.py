@@ -52,6 +52,7 @@ def test_the_slope_is_that_of_the_correlation_map_at_one(float64):
     np.testing.assert_allclose(many[1], after, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_correlations_are_those_of_a_wide_network():
     n, q, c, options = 4000, 0.8, 0.4, {"weight_std": 1.5, "bias_std": 0.5}
     keys = jax.random.split(jax.random.key(0), 3)

@@ -297,13 +297,13 @@ def test_the_same_functions_and_shapes_compile_once(caplog):
     # Python numbers and weak types must not make a second program.
     params = {"w": jnp.zeros(3), "b": 0.5}
     options = {"batch_size": 5, "chunk": 10, "validation": DATA}
-    run = fit(params, steps=10, key=KEY, **options)
+    made = lambda: lambda params, x: linear(params, x)
+    run = fit(params, steps=10, key=KEY, f=made(), **options)
 
     def again():
-        fit(params, steps=40, key=jax.random.key(1), **options)
-        fit(run.params, steps=20, state=run.state, **options)
-        # Another object that computes the same.
-        fit(params, steps=10, key=KEY, f=lambda params, x: linear(params, x), **options)
+        # Other objects, that compute the same.
+        fit(params, steps=40, key=jax.random.key(1), f=made(), **options)
+        fit(run.params, steps=20, state=run.state, f=made(), **options)
 
     assert programs_compiled(caplog, again) == 0
 

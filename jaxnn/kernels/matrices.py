@@ -20,9 +20,9 @@ def real_arrays(caller: str, **arrays: ArrayLike | None) -> tuple[tuple[Any, ...
 
     Errors: complex arrays.
 
-    >>> (kernel, y), dtype = real_arrays("solve", kernel=jnp.eye(1, dtype="bfloat16"), y=[1])
+    >>> (kernel, y), dtype = real_arrays("solve", kernel=jnp.eye(1, dtype="bfloat16"), y=1)
     >>> kernel.dtype, y, dtype
-    (dtype('float32'), Array([1.], dtype=float32), dtype(bfloat16))
+    (dtype('float32'), Array(1., dtype=float32), dtype(bfloat16))
     """
     given = {name: jnp.asarray(a) for name, a in arrays.items() if a is not None}
     for name, a in given.items():

@@ -153,6 +153,7 @@ def test_convergence_is_quadratic_also_where_critical_points_are_not_isolated(fl
         assert np.all(late[1:] < 10 * late[:-1] ** 2 + 1e-13)
 
 
+@pytest.mark.slow
 def test_a_small_network_is_at_rest_to_1e_10_from_random_starts(float64):
     net = Autoencoder(7, width=2)
     keys = jax.random.split(jax.random.key(4), 2)

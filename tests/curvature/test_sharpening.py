@@ -155,6 +155,7 @@ def test_records_after_the_first_are_cheap():
     assert (run.products[1:] <= run.products[0] - 8).all()
 
 
+@pytest.mark.slow
 def test_a_hessian_that_is_not_finite_spoils_one_record_alone(float64):
     scales = jnp.arange(1, 201) / 200  # too many for the dense way, which starts from no vector
     # Its gradient at the kink is finite and its Hessian is not; the first step leaves it.

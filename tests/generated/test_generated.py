@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from oracles import unchecked
-from programs import draw, minimized
+from random_programs import draw, minimized
 from verdicts_of_programs import Verdict, case, judged
 
 from jaxnn import kernels

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from programs import Program, Spec, written
+from random_programs import Program, Spec, written
 
 from jaxnn import kernels
 

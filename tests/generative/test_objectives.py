@@ -32,7 +32,12 @@ def machines(options, optimizer):
     return run(start, X, optimizer, steps=3, key=KEY, **options)
 
 
-CASES = [{"up": 1.0}, {"up": 2.0, "batch_size": 2}, {"chains": 5}, {"gibbs_steps": 1}]
+CASES = [
+    {"up": 2.0, "batch_size": 2},
+    {"gibbs_steps": 1},
+    pytest.param({"up": 1.0}, marks=pytest.mark.slow),
+    pytest.param({"chains": 5}, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("options", CASES)

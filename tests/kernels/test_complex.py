@@ -140,6 +140,7 @@ def test_real_and_imaginary_parts_count(names, method, float64):
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single():
     f, params = functions()["complex scale"]
     x = normal(7, 3, 4)

@@ -29,6 +29,7 @@ def test_solutions_are_those_of_the_dense_kernel(columns, float64):
     assert jnp.all(jnp.isnan(solve(x, b, -0.01, 0.0).x))
 
 
+@pytest.mark.slow
 def test_integer_targets_and_kernels_of_half_precision():
     rng = np.random.default_rng(1)
     # Entries that bfloat16 holds exactly: whether a compiler rounds them makes no difference.

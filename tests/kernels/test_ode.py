@@ -168,6 +168,7 @@ def test_test_outputs_and_momentum_follow_the_equations(float64):
     assert found.velocity is None
 
 
+@pytest.mark.slow
 def test_friction_is_that_of_momentum_at_small_learning_rates(float64):
     k, y, rate, momentum = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0]), 1e-6, 0.998
     steps = 3000

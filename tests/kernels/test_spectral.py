@@ -129,6 +129,7 @@ def test_definite_and_singular_solutions_are_differentiated_side_by_side(float64
     np.testing.assert_allclose(definite, -inverse @ k @ inverse @ b, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_derivatives_where_eigenvalues_differ_and_nan_where_they_do_not(float64):
     y = jnp.asarray(np.random.default_rng(6).normal(size=4))
 

@@ -119,6 +119,7 @@ def test_spaces_of_two_precisions():
     np.testing.assert_array_equal(linalg.stored(A).to_dense(), np.diag([1.0, 2.0, 3.0]))
 
 
+@pytest.mark.slow
 def test_systems_in_a_space_of_two_precisions(float64):
     scales = {"a": jnp.arange(1.0, 3.0, dtype="float32"), "b": jnp.arange(3.0, 5.0)}
     A = linalg.from_dense(jnp.diag(jnp.arange(1.0, 5.0)), scales, scales)

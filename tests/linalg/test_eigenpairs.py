@@ -287,6 +287,7 @@ def test_there_are_k_unit_vectors_whatever_the_budget(k, float64):
     np.testing.assert_allclose(found.residuals, residuals, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_solving_ends_with_the_budget(float64):
     operator = diagonal(jnp.linspace(1.0, 1e4, N))
     found = linalg.eigsh(operator, 1, shift=5000.2, basis_size=SMALL, max_products=100, key=KEY)
@@ -294,6 +295,7 @@ def test_solving_ends_with_the_budget(float64):
     assert found.products <= 120  # one round more of solutions that are given up after a step
 
 
+@pytest.mark.slow
 def test_tolerances_and_shifts_of_another_precision(float64):
     values = jnp.asarray(SPECTRA["outliers"], "float32")
     for options in ({"which": "largest"}, {"shift": jnp.asarray(8.1), "basis_size": SMALL}):
@@ -301,6 +303,7 @@ def test_tolerances_and_shifts_of_another_precision(float64):
         assert (found.values.dtype, bool(found.converged)) == (jnp.float32, True)
 
 
+@pytest.mark.slow
 def test_half_precision_has_coordinates_of_float32():
     values = jnp.asarray(SPECTRA["outliers"], "bfloat16")
     found = linalg.eigsh(diagonal(values), 2, tolerance=1e-2, key=KEY)

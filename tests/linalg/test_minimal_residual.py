@@ -10,7 +10,8 @@ import scipy.sparse.linalg
 from oracles import flat, random_tree, unchecked
 
 from jaxnn import linalg
-from jaxnn.linalg.minimal_residual import minres, minres_qlp
+from jaxnn.linalg.minimal_residual import minres
+from jaxnn.linalg.pseudo_inverse import minres_qlp
 
 N = 24
 

@@ -201,6 +201,7 @@ def test_trees_jit_and_vmap(float64):
     assert flat(space).size == alone.size == 12
 
 
+@pytest.mark.slow
 def test_normal_probes(dtype):
     a = symmetric(9, VALUES).astype(dtype)
     found = linalg.spectral_density(

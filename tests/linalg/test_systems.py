@@ -80,6 +80,7 @@ def test_a_derivative_that_does_not_exist_is_not_a_number():
     assert np.all(np.isnan(change(outside)))
 
 
+@pytest.mark.slow
 def test_the_pseudo_inverse_has_derivatives_where_its_rank_is_constant(float64):
     rng = np.random.default_rng(5)
     q = np.linalg.qr(rng.normal(size=(6, 6)))[0]
@@ -193,6 +194,7 @@ def test_right_sides_of_integers_and_of_half_precision(name):
         solver(lambda v: v[:2], jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_products_of_another_precision(float64):
     scales = jnp.array([2.0, -4.0, 8.0], "float32")
     for solver in (linalg.minres, linalg.minres_qlp):
