@@ -43,6 +43,10 @@ class UsageError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Follow a command line; the exit code."""
+    # XLA writes pages about each program that it loads from a cache on a processor with
+    # preferences beside instructions (such as prefer-no-gather), though nothing is wrong. It reads
+    # this once, when JAX is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a ≤ in a claim must not end a run on ASCII
@@ -169,9 +173,6 @@ def _measure(
     chosen: list[Experiment], scale: str, config: Any, options: Any, watched: Watch
 ) -> int:
     _require_writable(options.results)
-    # XLA writes pages about each program that it loads from a cache on a processor with
-    # preferences beside instructions (such as prefer-no-gather), though nothing is wrong.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from experiments import session
 
     return session.measure(
