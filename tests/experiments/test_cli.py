@@ -421,7 +421,7 @@ def test_claims_are_shown_as_they_are(tmp_path):
 
 
 def subprocess_run(*arguments, **environment):
-    own = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -451,4 +451,16 @@ def test_the_command_works_as_written_even_on_an_ascii_log(tmp_path):
     verdicts = json.loads((tmp_path / "worked_numbers.json").read_text())["verdicts"]
     assert {v["status"] for v in verdicts} == {"holds"}
     assert (tmp_path / "index.html").exists()
-    assert any(path.is_file() for path in (tmp_path / ".cache").rglob("*"))
+
+
+def test_compiled_programs_are_kept(tmp_path):
+    script = (
+        "import jax, pathlib; from experiments import session; "
+        f"session.keep_compiled(pathlib.Path({str(tmp_path)!r})); "
+        # However fast this machine compiles.
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0); "
+        "jax.jit(lambda x: x + 1)(1.0)"
+    )
+    done = subprocess_run("-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
