@@ -17,10 +17,10 @@ from jaxtyping import Shaped
 from jaxnn import tree
 from jaxnn.curvature.heads import HEADS, HeadName, Kind, labels_of, outputs_of, scores
 from jaxnn.errors import invalid
+from jaxnn.jaxprs import has_forward_mode
 from jaxnn.linalg.batches import mean_over_batches, require_separate
 from jaxnn.linalg.derivatives import push_by_reverse
 from jaxnn.linalg.operators import LinearOperator, Static, carried
-from jaxnn.linalg.programs import reverse_only
 from jaxnn.types import Apply, Array, ArrayLike, Key, Params, PyTree
 
 
@@ -130,7 +130,7 @@ def _through_outputs(
     f = carried(f, params, data[0])
     require_separate(f"{function}(f)", f, params, data[0], batch_size)
     bound = (Static(batch_size), f, metric, params, data)
-    by_rule = reverse_only(jax.make_jaxpr(f)(params, data[0]).jaxpr)
+    by_rule = not has_forward_mode(jax.make_jaxpr(f)(params, data[0]).eqns)
     product = Partial(_product_by_reverse if by_rule else _product, *bound)
     return LinearOperator(
         product,

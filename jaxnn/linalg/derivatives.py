@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 
 from jaxnn import tree
 from jaxnn.errors import invalid, is_traced
+from jaxnn.jaxprs import has_forward_mode
 from jaxnn.linalg.batches import (
     examples_at,
     mean_over_batches,
@@ -17,7 +18,6 @@ from jaxnn.linalg.batches import (
     require_mean,
 )
 from jaxnn.linalg.operators import LinearOperator, Static, carried
-from jaxnn.linalg.programs import reverse_only
 from jaxnn.linalg.tridiagonal import require_measured_symmetry
 from jaxnn.types import Array, Params, PyTree
 
@@ -45,7 +45,7 @@ def jacobian(f: Callable[..., PyTree], params: Params, *args: Any) -> LinearOper
     f = carried(f, params, *args)
     program, outputs = jax.make_jaxpr(f, return_shape=True)(params, *args)
     tree.require_differentiable("f(params)", outputs)
-    push = push_by_reverse if reverse_only(program.jaxpr) else _push_forward
+    push = _push_forward if has_forward_mode(program.eqns) else push_by_reverse
     return LinearOperator(
         Partial(push, f, params, args),
         Partial(_pull_back, f, params, args),
@@ -121,9 +121,10 @@ def hessian(
     if batch_size is not None and check:
         require_mean("hessian(objective)", objective, params, first)
     bound = Static(batch_size), objective, params, args
-    by_rule = reverse_only(program)
+    by_rule = not has_forward_mode(program.eqns)
     product = Partial(_hessian_product, *bound)
-    if by_rule and reverse_only(jax.make_jaxpr(jax.grad(objective))(params, *first).jaxpr):
+    gradient = jax.grad(objective)
+    if by_rule and not has_forward_mode(jax.make_jaxpr(gradient)(params, *first).eqns):
         product = Partial(_hessian_by_reverse, *bound)
     form = None if by_rule else Partial(_hessian_form, *bound)
     operator = LinearOperator(

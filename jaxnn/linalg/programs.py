@@ -14,9 +14,6 @@ NOT_LINEARIZED = frozenset(
 )
 """Equations whose derivative is none, or not what they compute."""
 
-REVERSE_ONLY = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
-"""Equations that have no derivative in forward mode."""
-
 CALLS = frozenset({"jit", "pjit", "closed_call", "checkpoint", "custom_jvp_call", "scan", "cond"})
 """Equations whose last inputs are those of the programs in them, one for one."""
 
@@ -49,18 +46,6 @@ def hoisted(
         return jax.tree.unflatten(structure, run(*jax.tree.leaves(arguments)))
 
     return closed, program.consts
-
-
-def reverse_only(program: Jaxpr) -> bool:
-    """Whether a program has a derivative in reverse mode alone, because of a `custom_vjp` in it.
-
-    >>> reverse_only(jax.make_jaxpr(jnp.sin)(1.0).jaxpr)
-    False
-    """
-    return any(
-        eqn.primitive.name in REVERSE_ONLY or any(map(reverse_only, programs_in(eqn)))
-        for eqn in program.eqns
-    )
 
 
 def linearizable(program: Jaxpr) -> bool:
